@@ -1,0 +1,1 @@
+"""rank_xmodal: learning to rank over frozen CLIP embeddings."""
