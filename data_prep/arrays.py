@@ -1,0 +1,82 @@
+"""Reading and normalising .npy matrices that somebody else wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rank_xmodal.errors import UserError
+
+_BLOCK = 65_536  # rows normalised at a time
+Part = tuple[Path, np.ndarray]
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Open a (n, d) .npy of any float type, memory-mapped.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, broken, pickled, empty, or no float matrix.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file.") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(
+            f"{path}: not a plain .npy array ({str(error).splitlines()[0]}). Save it with np.save, as float numbers."
+        ) from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+        found = f"{array.shape} {array.dtype}" if isinstance(array, np.ndarray) else "an archive of several arrays"
+        raise UserError(f"{path}: expected one (n, d) array of floats, found {found}. Save it with np.save.")
+    if not array.size:
+        raise UserError(f"{path}: the array is empty, {array.shape}.")
+    return array
+
+
+def same_width(parts: Sequence[Part]) -> None:
+    """Check that all matrices are equally wide.
+
+    Raises
+    ------
+    UserError
+        If two are not.
+    """
+    path, first = parts[0]
+    for other, array in parts[1:]:
+        if array.shape[1] != first.shape[1]:
+            raise UserError(
+                f"{path} is {first.shape[1]} wide, {other} is {array.shape[1]} wide. Both must come from one model."
+            )
+
+
+def normalised(parts: Sequence[Part]) -> np.ndarray:
+    """Return the rows of all parts, one after the other, brought to length 1: (n, d) float16.
+
+    Raises
+    ------
+    UserError
+        If a row is zero or not finite.
+    """
+    out = np.empty((sum(len(array) for _, array in parts), parts[0][1].shape[1]), dtype=np.float16)
+    offset = 0
+    for path, array in parts:
+        for start in range(0, len(array), _BLOCK):
+            block = np.asarray(array[start : start + _BLOCK])
+            # In float32 at least, and scaled first: squares of large or tiny numbers leave the range.
+            block = block.astype(np.float32 if block.dtype.itemsize <= 4 else np.float64)
+            largest = np.abs(block).max(axis=1, keepdims=True)
+            bad = np.flatnonzero(~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0))
+            if len(bad):
+                kind = "zero" if largest[bad[0], 0] == 0 else "NaN or infinite"
+                raise UserError(
+                    f"{path}, row {start + bad[0]}: the embedding is {kind}. Embed that item again or leave it out."
+                )
+            block /= largest
+            block /= np.sqrt(np.einsum("nd,nd->n", block, block))[:, None]
+            out[offset + start : offset + start + len(block)] = block
+        offset += len(array)
+    return out

@@ -1,0 +1,55 @@
+"""What every dataset becomes: images, captions and which belongs to which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Images on disk and their captions, before anything is encoded.
+
+    Attributes
+    ----------
+    name : str
+    images : DataFrame with image_id, path (absolute, or relative to `image_root`), split.
+    texts : DataFrame with text_id, text, split.
+    relevance : DataFrame with image, text (rows) and grade (1 or more).
+    image_root : Path
+    """
+
+    name: str
+    images: pd.DataFrame
+    texts: pd.DataFrame
+    relevance: pd.DataFrame
+    image_root: Path
+
+    def paths(self) -> list[Path]:
+        """Return the image files, in the order of `images`."""
+        return [self.image_root / path for path in self.images["path"]]  # an absolute path wins over the root
+
+    def summary(self) -> str:
+        """Return one line of counts."""
+        images, texts = self.images["split"].value_counts(), self.texts["split"].value_counts()
+        parts = [f"{s} {images.get(s, 0):,} images / {texts.get(s, 0):,} captions" for s in ("train", "val", "test")]
+        return f"{self.name}: " + ", ".join(parts)
+
+
+def image_table(ids: Sequence[str], paths: Sequence[str], splits: Sequence[str]) -> pd.DataFrame:
+    """Return the `images` frame of a corpus."""
+    return pd.DataFrame({"image_id": list(ids), "path": list(paths), "split": list(splits)}, dtype="str")
+
+
+def text_table(ids: Sequence[str], texts: Sequence[str], splits: Sequence[str]) -> pd.DataFrame:
+    """Return the `texts` frame of a corpus."""
+    return pd.DataFrame({"text_id": list(ids), "text": list(texts), "split": list(splits)}, dtype="str")
+
+
+def relevance_table(image_of_text: Sequence[int]) -> pd.DataFrame:
+    """Return the `relevance` frame of a corpus in which caption i describes image `image_of_text[i]`."""
+    frame = pd.DataFrame({"image": list(image_of_text), "text": range(len(image_of_text)), "grade": 1})
+    return frame.astype({"image": "int32", "text": "int32", "grade": "uint8"})

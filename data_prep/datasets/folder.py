@@ -1,0 +1,96 @@
+"""`folder`: your own images and a table of captions."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from data_prep.datasets.corpus import Corpus, image_table, relevance_table, text_table
+from data_prep.datasets.splits import random_splits, read_splits, split_of_images
+from data_prep.datasets.tables import Table, read_captions
+from rank_xmodal.errors import UserError
+
+
+def load_folder(
+    root: Path,
+    captions: Path | None = None,
+    images: Path | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> Corpus:
+    """Read a folder of images and its captions table; an image with several captions has several rows.
+
+    Parameters
+    ----------
+    root : Path
+        The image folder.
+    captions : Path, optional
+        CSV or Parquet with columns image (file name relative to the image folder), caption, and optionally split
+        (train, val, test) and caption_id. root/captions.csv or root/captions.parquet if not given.
+    images : Path, optional
+        The image folder, where it isn't `root`.
+    seed : int
+        Deals the images out 80/10/10 where there is no split column.
+
+    Raises
+    ------
+    UserError
+        If a file, a column or an image is missing, a caption is empty, a caption_id occurs twice, a split is unknown
+        or an image has captions in two of them.
+    """
+    root = Path(root)
+    folder = Path(images) if images else root
+    for place in {root, folder}:
+        if not place.is_dir():
+            raise UserError(f"{place}: no such folder. Name the folder of your images with --root.")
+    table = read_captions(Path(captions) if captions else _find_captions(root), ("image", "caption"))
+    table.filled("image")
+    table.filled("caption")
+    if "caption_id" in table:
+        table.filled("caption_id")
+        table.unique("caption_id")
+    names = [Path(name).as_posix() for name in table["image"]]  # ./a.jpg is a.jpg
+    rows = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    _check_files(table, names, folder)
+    if "split" in table:
+        split_of = split_of_images(table, names, read_splits(table))
+    else:
+        split_of = random_splits(list(rows), seed, str(table.path))
+        say(f"{table.path.name}: no split column; {len(rows):,} images dealt out 80/10/10 (seed {seed})")
+    ids = table["caption_id"] if "caption_id" in table else [str(row) for row in range(len(table))]
+    return Corpus(
+        name=root.resolve().name or "folder",
+        images=image_table(list(rows), list(rows), [split_of[name] for name in rows]),
+        texts=text_table(ids, table["caption"], [split_of[name] for name in names]),
+        relevance=relevance_table([rows[name] for name in names]),
+        image_root=folder,
+    )
+
+
+def _find_captions(root: Path) -> Path:
+    found = [root / name for name in ("captions.csv", "captions.parquet") if (root / name).is_file()]
+    if len(found) != 1:
+        what = "both captions.csv and captions.parquet" if found else "no captions.csv and no captions.parquet"
+        raise UserError(f"{root}: {what}. Name the table with --captions; its columns are image, caption[, split].")
+    return found[0]
+
+
+def _check_files(table: Table, names: list[str], folder: Path) -> None:
+    known: dict[str, bool] = {}
+    for name in names:
+        if name not in known:
+            known[name] = (folder / name).is_file()
+    missing = [name for name, there in known.items() if not there]
+    if not missing:
+        return
+    row = names.index(missing[0])
+    parent = (folder / missing[0]).parent
+    there = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+    wanted = Path(missing[0]).name
+    near = [name for name in there if name.lower() == wanted.lower()] or difflib.get_close_matches(wanted, there, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    more = f" ({len(missing):,} images are missing.)" if len(missing) > 1 else ""
+    raise UserError(
+        f"{table.at(row)}: image {missing[0]!r} is not in {folder}.{hint} Bring the file or delete the row.{more}"
+    )

@@ -1,0 +1,154 @@
+"""Reading a captions table, CSV or Parquet, so that an error can name the line it is about."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rank_xmodal.errors import UserError
+from rank_xmodal.files import read_parquet
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of strings, and where each row stands in the file."""
+
+    path: Path
+    columns: dict[str, list[str]]
+    places: list[int]
+    unit: str  # "line" of a CSV, counted from 1 with the header; "row" of a Parquet file, counted from 0 as pandas does
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    def __getitem__(self, column: str) -> list[str]:
+        return self.columns[column]
+
+    def at(self, row: int) -> str:
+        """Return "FILE, line N": the start of a message about this row."""
+        return f"{self.path}, {self.unit} {self.places[row]}"
+
+    def require(self, names: Iterable[str]) -> None:
+        """Check that the columns are there.
+
+        Raises
+        ------
+        UserError
+            If one is missing.
+        """
+        for name in names:
+            if name not in self.columns:
+                found = ", ".join(map(repr, self.columns)) or "none"
+                raise UserError(
+                    f"{self.path}: no column {name!r} (found {found}). Name it in the "
+                    f"{'header line; separate columns with commas' if self.unit == 'line' else 'table'}."
+                )
+
+    def unique(self, column: str) -> None:
+        """Check that no value of the column occurs twice.
+
+        Raises
+        ------
+        UserError
+            If one does.
+        """
+        seen: dict[str, int] = {}
+        for row, value in enumerate(self[column]):
+            if value in seen:
+                raise UserError(
+                    f"{self.at(row)}: {column} {value!r} stands already in {self.unit} {self.places[seen[value]]}. "
+                    "Give every caption its own."
+                )
+            seen[value] = row
+
+    def filled(self, column: str) -> None:
+        """Check that no value of the column is empty or blank.
+
+        Raises
+        ------
+        UserError
+            If one is.
+        """
+        for row, value in enumerate(self[column]):
+            if not value:
+                raise UserError(f"{self.at(row)}: {column} is empty. Fill it in or delete the {self.unit}.")
+
+
+def read_captions(path: Path, required: Iterable[str]) -> Table:
+    """Read a table whose suffix is .csv or .parquet; values become stripped strings, missing ones "".
+
+    Raises
+    ------
+    UserError
+        If the file is missing, empty, not UTF-8, malformed, or lacks a required column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. It must be a CSV or Parquet table with columns {', '.join(required)}.")
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise UserError(f"{path}: a captions table must end in .csv or .parquet, not {suffix!r}. Convert or rename it.")
+    table = _read_csv(path) if suffix == ".csv" else _read_parquet(path)
+    table.require(required)
+    if not len(table):
+        raise UserError(f"{path}: it has a header and no rows. Write one row a caption.")
+    return table
+
+
+def _read_parquet(path: Path) -> Table:
+    frame = read_parquet(path).to_pandas()
+    columns = {}
+    for name in frame.columns:
+        values = frame[name].tolist()
+        columns[str(name)] = ["" if v is None or v != v else _text(v).strip() for v in values]
+    return Table(path, columns, list(range(len(frame))), "row")
+
+
+def _text(value: object) -> str:
+    # A whole-number column with a gap is read as floats: 3.0 is the row 3.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _read_csv(path: Path) -> Table:
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8. Save the file as UTF-8 "
+            "(`iconv -f latin1 -t utf-8 FILE`, or 'CSV UTF-8' in a spreadsheet)."
+        ) from error
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty. Its first line names the columns, then one line a caption.")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[list[str]] = []
+    places: list[int] = []
+    line = 1
+    try:
+        header = [name.strip() for name in next(reader)]
+        line = reader.line_num + 1
+        for fields in reader:
+            if fields:
+                if len(fields) != len(header):
+                    raise UserError(
+                        f"{path}, line {line}: {len(fields)} fields, but the header names {len(header)} "
+                        f"({', '.join(header)}). Put a caption that holds a comma in double quotes."
+                    )
+                rows.append(fields)
+                places.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {line}: not valid CSV ({error}). Check its double quotes; write one inside a caption twice."
+        ) from error
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise UserError(f"{path}, line 1: the column {twice[0]!r} is named twice. Rename one.")
+    return Table(path, {name: [r[i].strip() for r in rows] for i, name in enumerate(header)}, places, "line")
