@@ -1,0 +1,72 @@
+"""LambdaRank: RankNet's pairs, each weighted by what swapping its items would change in NDCG."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from rank_xmodal.losses._dcg import discounts, gains, ideal_dcg
+from rank_xmodal.losses._lists import Reduction, check_count, check_positive, prepare, reduce
+from rank_xmodal.losses._pairs import preferred_pairs
+
+
+def lambdarank(
+    scores: Tensor, labels: Tensor, *, sigma: float = 1.0, k: int | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    r"""LambdaRank as a loss: the pair weights are constants at the current ranks.
+
+    .. math:: \sum_{y_i > y_j} |\Delta \mathrm{NDCG@}k_{ij}| \log(1 + e^{-\sigma (s_i - s_j)}), \quad
+              |\Delta_{ij}| = \frac{|2^{y_i} - 2^{y_j}| \, |D(r_i) - D(r_j)|}{\mathrm{IDCG@}k}
+
+    with D(r) = 1 / log2(1 + r) for r <= k and 0 below. A pair counts when either of its items stands in the top k, so a
+    positive at rank 31 still climbs when k = 10; only pairs entirely below k weigh nothing.
+
+    Among equal scores the lower label is taken to stand higher, as the metrics here have it: the loss does not depend
+    on the order in which a list is stored.
+
+    Args:
+        scores: (B, L), floating point; at least float32 is used inside.
+        labels: (B, L), any dtype, binary or graded; -1 is padding.
+        sigma: steepness, above 0.
+        k: truncation of NDCG, None for the whole list.
+        reduction: "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
+
+    Returns:
+        A scalar, or (B,).
+
+    Raises:
+        ValueError: a wrong shape, dtype, sigma, k or reduction.
+
+    Paper: Burges, Ragno and Le, Learning to Rank with Nonsmooth Cost Functions, NeurIPS 2006; as a loss, Wang et al.,
+    The LambdaLoss Framework for Ranking Metric Optimization, CIKM 2018, doi:10.1145/3269206.3271784.
+    """
+    check_positive("sigma", sigma)
+    check_count("k", k)
+    scores, labels, valid = prepare(scores, labels, reduction)
+    pairs = preferred_pairs(scores, labels, valid)
+
+    gain = gains(labels)
+    discount = discounts(scores.shape[1], k, like=scores)
+    ideal = ideal_dcg(gain, discount)
+    informative = pairs.mask.any(dim=2).any(dim=1)
+
+    order = _order(scores.detach(), labels, valid)
+    discount_of = torch.empty_like(gain).scatter_(1, order, discount.expand_as(gain))
+    gain_of = gain / torch.where(informative, ideal, 1.0)[:, None]
+    weight = _distance(gain_of, pairs.preferred) * _distance(discount_of, pairs.preferred)
+
+    per_pair = torch.where(pairs.mask, -weight * logsigmoid(sigma * pairs.difference), 0.0)
+    return reduce(per_pair.sum(dim=(1, 2)), informative, reduction)
+
+
+def _order(scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Places of the items from the highest score to the lowest; equal scores by rising label, padding last."""
+    by_label = labels.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
+    scores = scores.masked_fill(~valid, -torch.inf).gather(1, by_label)
+    return by_label.gather(1, scores.argsort(dim=1, descending=True, stable=True))
+
+
+def _distance(values: Tensor, preferred: Tensor) -> Tensor:
+    """|value_i - value_j| for the pairs: (B, L) and (B, P) to (B, P, L)."""
+    return (values.gather(1, preferred)[:, :, None] - values[:, None, :]).abs()

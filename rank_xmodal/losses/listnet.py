@@ -1,0 +1,41 @@
+"""ListNet: cross-entropy between the top-one probabilities of the labels and of the scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rank_xmodal.losses._lists import Reduction, check_positive, prepare, reduce
+
+
+def listnet(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reduction: Reduction = "mean") -> Tensor:
+    r"""ListNet with targets that are zero for non-relevant items.
+
+    .. math:: -\sum_i \frac{y_i}{\sum_j y_j} \log \mathrm{softmax}(s / T)_i
+
+    The original puts a softmax over the labels too. With labels 0 and 1 that asks for a score gap of exactly 1 and
+    pushes a positive that is further ahead back down, so here the target is labels / sum(labels).
+
+    Args:
+        scores: (B, L), floating point; at least float32 is used inside.
+        labels: (B, L), any dtype, binary or graded; -1 is padding.
+        temperature: T, above 0.
+        reduction: "mean" over the lists with a relevant item, or "none" for (B,) with 0 for the other lists.
+
+    Returns:
+        A scalar, or (B,).
+
+    Raises:
+        ValueError: a wrong shape, dtype, temperature or reduction.
+
+    Paper: Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach, ICML 2007,
+    doi:10.1145/1273496.1273513.
+    """
+    check_positive("temperature", temperature)
+    scores, labels, valid = prepare(scores, labels, reduction)
+    relevance = labels.clamp(min=0)
+    total = relevance.sum(dim=1)
+    logits = (scores / temperature).masked_fill(~valid, torch.finfo(scores.dtype).min)
+    terms = torch.where(relevance > 0, relevance * torch.log_softmax(logits, dim=1), 0.0)
+    informative = total > 0
+    return reduce(-terms.sum(dim=1) / torch.where(informative, total, 1.0), informative, reduction)

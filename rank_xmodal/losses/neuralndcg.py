@@ -1,0 +1,93 @@
+"""NeuralNDCG: NDCG of a relaxed sort."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rank_xmodal.losses._dcg import discounts, gains, ideal_dcg
+from rank_xmodal.losses._lists import Reduction, check_count, check_positive, prepare, reduce
+from rank_xmodal.losses._sinkhorn import sinkhorn
+
+
+def neuralndcg(
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    k: int | None = None,
+    iterations: int = 50,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""NeuralNDCG, the deterministic variant, as minus a relaxed NDCG.
+
+    .. math:: -\frac{1}{\mathrm{IDCG@}k} \sum_{r \le k} \frac{(\hat P g)_r}{\log_2(1 + r)}, \quad g_i = 2^{y_i} - 1
+
+    P is NeuralSort's relaxed permutation, row r being softmax(((n + 1 - 2r) s - A 1) / T) with A_ij = |s_i - s_j|, made
+    doubly stochastic by Sinkhorn scaling. It tends to the true permutation, and the loss to minus NDCG@k, as T falls or
+    the scores spread out. The gradient then tends to zero, for a badly ranked positive as for a well ranked one: keep
+    the spread of the scores within a few T.
+
+    Args:
+        scores: (B, L), floating point; at least float32 is used inside.
+        labels: (B, L), any dtype, binary or graded; -1 is padding.
+        temperature: T, above 0.
+        k: truncation of NDCG, None for the whole list.
+        iterations: Sinkhorn steps, each a column and a row normalisation.
+        reduction: "mean" over the lists with a relevant item, or "none" for (B,) with 0 for the other lists.
+
+    Returns:
+        A scalar, or (B,), between -1 and 0.
+
+    Raises:
+        ValueError: a wrong shape, dtype, temperature, k, iterations or reduction.
+
+    Paper: Pobrotyn and Białobrzeski, NeuralNDCG: Direct Optimisation of a Ranking Metric via Differentiable Relaxation
+    of Sorting, arXiv:2102.07831.
+    """
+    check_positive("temperature", temperature)
+    check_count("k", k)
+    if iterations is None:
+        raise ValueError("iterations is None: pass an integer of at least 1, e.g. 50")
+    check_count("iterations", iterations)
+    scores, labels, valid = prepare(scores, labels, reduction)
+    gain = gains(labels)
+    discount = discounts(scores.shape[1], k, like=scores)
+    ideal = ideal_dcg(gain, discount)
+    informative = ideal > 0
+    # Half precision is too coarse for the sums over |s_i - s_j|, and autocast would choose it for the products.
+    with torch.autocast(scores.device.type, enabled=False):
+        relaxed = torch.softmax(_neural_sort_logits(scores / temperature, valid), dim=2)
+        row, column = sinkhorn(relaxed, iterations)
+        # Only P g is needed, so the scaled matrix is never formed.
+        sorted_gain = row * torch.bmm(relaxed, (column * gain)[:, :, None]).squeeze(2)
+    dcg = (sorted_gain * discount).sum(dim=1)
+    return reduce(-dcg / torch.where(informative, ideal, 1.0), informative, reduction)
+
+
+def _neural_sort_logits(scores: Tensor, valid: Tensor) -> Tensor:
+    """Logits of NeuralSort over the n valid items of each list: (B, L) to (B, L, L), row = rank, column = item.
+
+    Ranks 1 to n meet only valid items and the other ranks only padding, wherever in the list it stands, so that the
+    padded block is a doubly stochastic matrix of its own and takes nothing from the rest.
+    """
+    weight = valid.to(scores.dtype)
+    count = weight.sum(dim=1, keepdim=True)
+    # Adding a number to all scores of a list adds a number to each row, which softmax ignores: centring costs no
+    # gradient and keeps float32 away from differences of large numbers.
+    centre = (scores.detach() * weight).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    scores = torch.where(valid, scores - centre, 0.0)
+
+    # sum_j |s_i - s_j| = sum_j sign_ij (s_i - s_j), with a constant sign: the derivative of |.| at 0 is 0, and the
+    # gradient takes one product of a vector and a matrix.
+    fixed = scores.detach()
+    sign = (fixed[:, :, None] - fixed[:, None, :]).sign_().mul_(weight[:, None, :])
+    spread = sign.sum(dim=2) * scores - torch.bmm(sign, scores[:, :, None]).squeeze(2)
+
+    rank = torch.arange(1, scores.shape[1] + 1, dtype=scores.dtype, device=scores.device)
+    is_rank = rank <= count
+    slope = torch.where(is_rank, count + 1 - 2 * rank, 0.0)
+    bias = torch.where(is_rank[:, :, None] == valid[:, None, :], scores.new_zeros(()), -torch.inf)
+    left = torch.stack([slope, torch.ones_like(slope)], dim=2)
+    right = torch.stack([scores, torch.where(valid, -spread, 0.0)], dim=1)
+    return torch.baddbmm(bias, left, right)

@@ -1,0 +1,80 @@
+"""What a loss says about itself, read from its function, and how a loss is found by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rank_xmodal.errors import UserError
+
+_INPUT = ("scores", "labels", "reduction")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of a loss."""
+
+    name: str
+    type: str
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss and all that the settings, the command line and the documentation need to know of it.
+
+    Only the descriptions are written down here. Names, types and defaults of the parameters come from the signature of
+    the function, so that they are stated once.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    labels: Literal["binary", "graded"]
+    """"graded": takes any labels of at least 0, binary ones included. "binary": 0 and 1 only."""
+    paper: str
+    descriptions: Mapping[str, str]
+    parameters: tuple[Parameter, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        signature = inspect.signature(self.function).parameters.values()
+        settings = {p.name: p for p in signature if p.name not in _INPUT}
+        if settings.keys() != self.descriptions.keys():
+            raise TypeError(f"{self.name} takes {sorted(settings)} but describes {sorted(self.descriptions)}")
+        # The modules of the losses postpone annotations, so an annotation is its source text.
+        parameters = [Parameter(n, str(p.annotation), p.default, self.descriptions[n]) for n, p in settings.items()]
+        object.__setattr__(self, "parameters", tuple(parameters))
+
+    def configured(self, **params: Any) -> Callable[..., Tensor]:
+        """Fix the parameters. Returns a callable (scores, labels, reduction="mean").
+
+        Raises:
+            UserError: an unknown parameter or a bad value.
+        """
+        known = [p.name for p in self.parameters]
+        for name in params:
+            if name not in known:
+                takes = ", ".join(f"{p.name} (default {p.default})" for p in self.parameters) or "none"
+                raise UserError(
+                    f"loss {self.name!r} has no parameter {name!r}.{nearest(name, known)} Its parameters: {takes}"
+                )
+        loss = functools.partial(self.function, **params)
+        try:
+            # A bad value should be met here, not after an hour of preparing data.
+            loss(torch.zeros(1, 2), torch.tensor([[1, 0]]))
+        except ValueError as error:
+            raise UserError(f"loss {self.name!r}: {error}") from error
+        return loss
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """' Did you mean ...?', or nothing when no known name is close."""
+    close = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
