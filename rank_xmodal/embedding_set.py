@@ -117,6 +117,14 @@ class EmbeddingSet:
         matrix = self._text_by_image
         return matrix if direction == "t2i" else matrix.T.tocsr()
 
+    def grades(self, direction: Direction, query_rows: np.ndarray, candidate_rows: np.ndarray) -> np.ndarray:
+        """Return the grade of each pair, (Q,) and (Q, L) rows -> (Q, L) int8; 0 where nothing is known, -1 at row -1."""
+        matrix = self.relevance_matrix(direction)
+        safe = np.maximum(candidate_rows, 0)
+        found = matrix[np.repeat(query_rows, safe.shape[1]), safe.reshape(-1)]
+        grades = np.asarray(found).reshape(safe.shape).astype(np.int8)
+        return np.where(candidate_rows < 0, np.int8(-1), grades)
+
     @cached_property
     def _text_by_image(self) -> sp.csr_matrix:
         shape = (len(self.texts), len(self.images))

@@ -1,0 +1,73 @@
+# rank_xmodal: `make` lists what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RX := $(BIN)/rank-xmodal
+
+# What a training works on: make listnet DATA=data/flickr30k-... SEED=1 EPOCHS=30 FEATURES=concat
+DATA ?= data/scenes
+SEED ?= 0
+EPOCHS ?=
+FEATURES ?= full
+MODEL ?= ViT-B-32-quickgelu
+PRETRAINED ?= openai
+PORT ?= 5000
+NAME = $(notdir $(patsubst %/,%,$(DATA)))
+SUFFIX = $(if $(filter concat,$(FEATURES)),-concat)$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
+LOSSES := lambdarank neuralndcg listnet ranknet
+
+.PHONY: help setup demo data $(LOSSES) compare ui test lint clean
+
+help:  ## This list
+	@grep -hE '^[a-z$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
+	  | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
+	@echo "  variables: DATA=$(DATA) SEED=$(SEED) EPOCHS=$(EPOCHS) FEATURES=full|concat; data: DATASET= ROOT= MODEL= PRETRAINED=; ui: PORT="
+
+# torch first and by exact version: pip then has no choice left that could pull in another build of it.
+# allRank last and without its dependencies: its wheel pins torch<=1.8, torchvision<=0.9 and gcsfs==0.6.2, which can't be
+# installed beside a current torch; what it really imports is named on the line before it.
+$(BIN)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt gcsfs tensorboardX flatten_dict attrs setuptools
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps allRank
+	@touch $@
+
+setup: $(BIN)/.ready  ## Make .venv with everything in it
+
+demo: setup  ## Scenes -> embeddings -> lists -> 4 losses x 2 directions -> table and MLflow runs
+	$(RX) demo
+
+data: setup  ## Embed a data set: make data DATASET=flickr30k ROOT=/path/to/flickr30k
+	@test -n "$(DATASET)" -a -n "$(ROOT)" || { echo "Say which: make data DATASET=flickr30k|coco|folder ROOT=/path"; exit 2; }
+	$(RX) embed --dataset $(DATASET) --root "$(ROOT)" --model $(MODEL) --pretrained "$(PRETRAINED)" --out data/$(DATASET)-$(MODEL)
+
+$(LOSSES): setup  ## Train with this loss, both directions, as MLflow runs
+	@test -d "$(DATA)" || { echo "$(DATA): no such embedding set. Make one with 'make data', 'make demo' or rank-xmodal import."; exit 2; }
+	@for direction in t2i i2t; do \
+	  $(RX) train --data $(DATA) --direction $$direction --loss $@ --features $(FEATURES) --seed $(SEED) \
+	    $(if $(EPOCHS),--set epochs=$(EPOCHS)) --out runs/$(NAME)/$@-$$direction$(SUFFIX) || exit $$?; \
+	done
+
+compare: setup  ## The finished runs on DATA as a table
+	$(RX) compare --experiment $(NAME)
+
+ui: setup  ## MLflow UI on 127.0.0.1
+	@echo "MLflow UI: http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --default-artifact-root $(CURDIR)/mlruns/artifacts --host 127.0.0.1 --port $(PORT)
+
+test: setup  ## The test suite
+	$(BIN)/python -m pytest
+
+lint: setup  ## Linter and type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## Remove what can be made again: caches and the virtual environment; data, runs and mlruns stay
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

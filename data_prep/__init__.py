@@ -1,0 +1,1 @@
+"""From images and captions to embedding sets and candidate lists."""

@@ -1,0 +1,317 @@
+"""The command `rank-xmodal`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rank_xmodal.errors import UserError
+
+_DATA = click.argument("data", type=click.Path(path_type=Path))
+_DIRECTION = click.option(
+    "--direction", type=click.Choice(["t2i", "i2t"]), required=True, help="t2i: text to image; i2t: image to text."
+)
+_DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
+_TRACKING = click.option(
+    "--mlruns", type=click.Path(path_type=Path), default="mlruns", show_default=True, help="Folder of the MLflow store."
+)
+
+
+def say(line: str) -> None:
+    """Print a line of progress to standard error; results go to standard output."""
+    click.echo(line, err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="rank-xmodal")
+def cli() -> None:
+    """Learn to rank over frozen CLIP embeddings.
+
+    embed (or import) once, then train; evaluate, compare and search use what was trained.
+    """
+
+
+@cli.command()
+@click.option("--dataset", type=click.Choice(["scenes", "flickr30k", "coco", "folder"]), required=True)
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="The dataset's folder (scenes: made there).")
+@click.option("--model", required=True, help="open_clip's model name, e.g. ViT-B-32-quickgelu; scenes-clip is the demo's.")
+@click.option("--pretrained", required=True, help="A pretrained tag of that model, or a weights file.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the embedding set.")
+@click.option("--captions", type=click.Path(path_type=Path), help="folder: the CSV or Parquet of captions.")
+@click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=None, help="scenes, and folders without a split column.")
+@click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
+@_DEVICE
+def embed(
+    dataset: str, root: Path, model: str, pretrained: str, out: Path, captions: Path | None, name: str | None,
+    batch_size: int, seed: int | None, overwrite: bool, device: str,
+) -> None:  # fmt: skip
+    """Embed a dataset's images and captions with a frozen CLIP. Interrupted, it goes on where it stopped."""
+    from data_prep.datasets import load
+    from data_prep.embed import embed as run
+    from data_prep.encoder import load_encoder
+
+    corpus = load(dataset, root, say=say, seed=seed, captions=captions)
+    encoder = load_encoder(model, pretrained, None if device == "auto" else device, say=say)
+    made = run(corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, name=name, say=say)
+    _describe(made)
+
+
+@cli.command("import")
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="A.npy, or clip-retrieval's folder.")
+@click.option("--texts", type=click.Path(path_type=Path), help="B.npy")
+@click.option("--captions", type=click.Path(path_type=Path), help="C.csv: caption_id,image_id,caption,split")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the embedding set.")
+@click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
+@click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
+def import_(
+    images: Path, texts: Path | None, captions: Path | None, out: Path, name: str | None, overwrite: bool
+) -> None:
+    """Take embeddings made elsewhere: two .npy files with a CSV, or a folder that clip-retrieval wrote."""
+    from data_prep.importing import import_clip_retrieval, import_embeddings
+
+    if images.is_dir():
+        if texts or captions:
+            raise UserError(f"--images {images} is a folder, clip-retrieval's layout: leave out --texts and --captions.")
+        made = import_clip_retrieval(images, out, name, overwrite=overwrite, say=say)
+    elif texts is None or captions is None:
+        raise UserError("import: give --texts B.npy and --captions C.csv too, or a clip-retrieval folder as --images.")
+    else:
+        made = import_embeddings(images, texts, captions, out, name, overwrite=overwrite, say=say)
+    _describe(made)
+
+
+def _describe(made: Any) -> None:
+    counts = ", ".join(f"{split} {n['images']:,} images / {n['texts']:,} texts" for split, n in made.meta["counts"].items())
+    click.echo(f"{made.root}: {made.dim} wide; {counts}")
+
+
+def _pool(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    if value == "all":
+        return value
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither a number nor 'all'.")
+    return int(value)
+
+
+@cli.command()
+@_DATA
+@_DIRECTION
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="train", show_default=True)
+@click.option("--negatives", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--pool", default="200", show_default=True, callback=_pool, help="Random candidates per query, or all.")
+@click.option("--protocol", type=click.Choice(["clean", "paper", "natural"]), default="clean", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--range-min", type=click.IntRange(0), default=0, show_default=True, help="Skip the most similar ones.")
+@click.option("--absolute-margin", type=float, help="Keep negatives this far below the positive's cosine.")
+@click.option("--relative-margin", type=float, help="The same, as a share of the positive's cosine.")
+@click.option("--max-score", type=float, help="Keep negatives of at most this cosine.")
+@click.option("--out", type=click.Path(path_type=Path), help="By default lists/DIRECTION-SPLIT.parquet in DATA.")
+def mine(data: Path, direction: str, split: str, out: Path | None, **options: Any) -> None:
+    """Mine hard negatives by CLIP cosine into candidate lists."""
+    from data_prep.miner import format_report
+    from data_prep.miner import mine as run
+    from experiments.lists import default_path
+    from rank_xmodal.embedding_set import EmbeddingSet, check_direction
+
+    opened = EmbeddingSet.open(data)
+    way = check_direction(direction)
+    lists = run(opened, way, split, **options)
+    target = out or default_path(opened, way, split)
+    lists.write(target)
+    click.echo(format_report(lists))
+    click.echo(f"wrote {target}: {len(lists):,} lists of {lists.length}")
+
+
+@cli.command()
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="An embedding set.")
+@_DIRECTION
+@click.option("--loss", help="lambdarank, neuralndcg, listnet or ranknet.")
+@click.option("--features", type=click.Choice(["full", "concat"]), help="full (default), or the paper's concat.")
+@click.option("--ranker", type=click.Choice(["rank_xmodal", "allrank"]), help="Whose model and losses; rank_xmodal's own.")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings in YAML.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+@click.option("--seed", type=click.IntRange(0))
+@click.option("--lists", "lists_file", type=click.Path(path_type=Path), help="Train on these lists.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("--overwrite", is_flag=True, help="Replace another run at --out.")
+@_TRACKING
+@click.option("--no-tracking", is_flag=True, help="No MLflow run.")
+def train(
+    data: Path, direction: str, loss: str | None, features: str | None, ranker: str | None, config: Path | None,
+    assignments: tuple[str, ...], seed: int | None, lists_file: Path | None, out: Path, overwrite: bool,
+    mlruns: Path, no_tracking: bool,
+) -> None:  # fmt: skip
+    """Train a ranker, evaluate it on the test split and track it in MLflow. Interrupted, it goes on where it stopped."""
+    from experiments.train import run_training
+    from rank_xmodal import settings
+    from rank_xmodal.candidate_lists import CandidateLists
+    from rank_xmodal.embedding_set import EmbeddingSet, check_direction
+
+    chosen = settings.read(
+        config, list(assignments), {"loss": loss, "features": features, "ranker": ranker, "seed": seed}
+    )
+    opened = EmbeddingSet.open(data)
+    lists = CandidateLists.read(lists_file, opened) if lists_file else None
+    with _steps() as on_step:
+        report = run_training(
+            opened,
+            check_direction(direction),
+            chosen,
+            out,
+            lists=lists,
+            tracking=None if no_tracking else mlruns,
+            overwrite=overwrite,
+            say=say,
+            on_step=on_step,
+        )
+    if report:
+        _print_report(report)
+    click.echo(f"wrote {out}")
+
+
+class _steps:  # noqa: N801  (reads as a call)
+    """A bar for the steps of an epoch, on a terminal; elsewhere the lines of the epochs are enough."""
+
+    def __enter__(self) -> Any:
+        self.bar: Any = None
+        if not sys.stderr.isatty():
+            return lambda epoch, step, steps: None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True), transient=True)
+        self.bar.start()
+        task = self.bar.add_task("training")
+
+        def on_step(epoch: int, step: int, steps: int) -> None:
+            self.bar.update(task, description=f"epoch {epoch}", completed=step, total=steps)
+
+        return on_step
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from experiments.compare import SHOWN
+    from rank_xmodal.evaluation import MEAN_RANK
+
+    click.echo(
+        f"{report['direction']} {report['split']}: {report['queries']:,} queries, gallery {report['gallery']:,}, "
+        f"top {report['candidates']} reordered, ceiling {100 * report['ceiling']:.2f} %"
+    )
+    click.echo(f"{'':8}" + "".join(f"{name:>10}" for name in SHOWN))
+    for row, label in (("clip", "CLIP"), ("csls", "CSLS"), ("ranker", "ranker")):
+        cells = [report[row][name] * (1 if name == MEAN_RANK else 100) for name in SHOWN]
+        click.echo(f"{label:8}" + "".join(f"{cell:10.2f}" for cell in cells))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="An embedding set of the same encoder.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@click.option("--depth", type=click.IntRange(2), default=51, show_default=True, help="CLIP's top list, reordered.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there; shares from 0 to 1.")
+@_DEVICE
+def evaluate(run: Path, data: Path, split: str, depth: int, json_file: Path | None, device: str) -> None:
+    """Compare CLIP, CSLS and a trained ranker over the whole gallery of a split."""
+    from rank_xmodal.embedding_set import EmbeddingSet
+    from rank_xmodal.evaluation import evaluate as compute
+    from rank_xmodal.evaluation import first_stage
+    from rank_xmodal.files import write_json
+    from rank_xmodal.query_bank import neighbours
+    from rank_xmodal.reranker import Reranker
+
+    opened = EmbeddingSet.open(data)
+    reranker = Reranker.from_pretrained(run, device)
+    if reranker.dim != opened.dim:
+        raise UserError(f"{run}: takes embeddings {reranker.dim} wide, those of {data} are {opened.dim} wide.")
+    direction = reranker.facts["direction"]
+    stage = first_stage(opened, direction, split, depth)
+    near = neighbours(opened.candidates(direction), reranker.bank)
+    report, _ = compute(reranker.model, opened, stage, near, reranker.device)
+    if json_file:
+        write_json(json_file, report)
+    _print_report(report)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--experiment", help="All finished runs of an MLflow experiment.")
+@_TRACKING
+def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path) -> None:
+    """Show runs side by side, CLIP and CSLS first; of several seeds the mean and standard deviation."""
+    from rich.console import Console
+
+    from experiments.compare import as_tables, from_experiment, from_folders
+
+    if bool(runs) == bool(experiment):
+        raise UserError("compare: name runs' folders, or an --experiment.")
+    entries = from_experiment(mlruns, experiment) if experiment else from_folders(list(runs))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for table in as_tables(entries, experiment or "runs"):
+        console.print(table)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="The embedding set to search.")
+@click.option("--text", help="A caption to find images for.")
+@click.option("--image", type=click.Path(path_type=Path), help="An image to find captions for.")
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Search this split only.")
+@click.option("--pretrained", help="The encoder's weights, where they are not where they were.")
+@_DEVICE
+def search(run: Path, data: Path, text: str | None, image: Path | None, k: int, **options: Any) -> None:
+    """Search an embedding set with a caption or an image."""
+    from experiments.search import search as find
+    from rank_xmodal.embedding_set import EmbeddingSet
+
+    for hit in find(run, EmbeddingSet.open(data), text=text, image=image, k=k, say=say, **options):
+        what = hit.get("path") or hit.get("text")
+        click.echo(f"{hit['rank']:3d}  {hit['score']:8.3f}  cosine {hit['cosine']:.4f}  {hit['id']}  {json.dumps(what, ensure_ascii=False)}")
+
+
+@cli.command()
+@click.option("--config", type=click.Path(path_type=Path), help="By default the demo's own experiments/demo.yaml.")
+@_TRACKING
+def demo(config: Path | None, mlruns: Path) -> None:
+    """The whole road on the corpus scenes: draw, embed, mine, train four losses in both directions, compare."""
+    from experiments.demo import run
+
+    run(config, mlruns, say)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    try:
+        cli.main(arguments, prog_name="rank-xmodal", standalone_mode=False)
+    except UserError as error:
+        click.echo(f"rank-xmodal: {error}", err=True)
+        raise SystemExit(2) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("rank-xmodal: interrupted. Run the same command to go on.", err=True)
+        raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            click.echo(f"rank-xmodal: {error.filename or 'writing'}: the disk is full. Free some space.", err=True)
+            raise SystemExit(2) from None
+        if error.errno == errno.EPIPE:  # whoever read our output has gone, as `| head` does
+            sys.stderr.close()
+            raise SystemExit(0) from None
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Finished runs side by side: CLIP and CSLS first, then each ranker, both directions and Rsum."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from rank_xmodal.embedding_set import DIRECTIONS
+from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation import MEAN_RANK
+from rank_xmodal.files import read_json
+from rank_xmodal.tracking import metric_key, read_runs
+
+SHOWN = ("R@1", "R@5", "R@10", "MRR", "NDCG@10", MEAN_RANK)
+_SUMMED = ("R@1", "R@5", "R@10")
+_HEADINGS = {"t2i": "text to image", "i2t": "image to text"}
+
+# One run as compared: which row it belongs to, its direction, and what must agree for two to stand in one table.
+Entry = dict[str, Any]
+
+
+def from_folders(folders: list[Path]) -> list[Entry]:
+    """Read the test reports of runs' folders.
+
+    Raises
+    ------
+    UserError
+        If a folder holds no finished run with a test report.
+    """
+    entries = []
+    for folder in folders:
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder}: holds no finished run (no config.json). Train it first.")
+        facts = read_json(folder / "config.json")
+        report = facts.get("test")
+        if not report:
+            raise UserError(f"{folder}: has no test report, its data has no test split. Leave it out.")
+        settings = facts["settings"]
+        entries.append(
+            {
+                "label": _label(settings["loss"], settings["features"], settings["ranker"]),
+                "direction": report["direction"],
+                "seed": settings["seed"],
+                "on": (facts["fingerprint"], report["candidates"]),
+                "name": str(folder),
+                "rows": {row: report[row] for row in ("clip", "csls", "ranker")},
+                "ceiling": report["ceiling"],
+            }
+        )
+    return entries
+
+
+def from_experiment(tracking: Path, experiment: str) -> list[Entry]:
+    """Read the finished runs of an MLflow experiment; of several with the same settings, the newest.
+
+    Raises
+    ------
+    UserError
+        If there is no such experiment, or it has no run with test metrics.
+    """
+    newest: dict[tuple, Entry] = {}
+    for run in read_runs(tracking, experiment):  # newest first
+        metrics, tags, params = run["metrics"], run["tags"], run["params"]
+        if "test/R1" not in metrics:
+            continue
+        rows = {
+            row: {name: metrics[f"{prefix}/{metric_key(name)}"] for name in SHOWN}
+            for row, prefix in (("clip", "clip"), ("csls", "csls"), ("ranker", "test"))
+        }
+        same = {k: v for k, v in params.items() if k not in ("code", "device")}
+        newest.setdefault(
+            tuple(sorted(same.items())),
+            {
+                "label": _label(tags["loss"], tags["features"], tags["ranker"]),
+                "direction": tags["direction"],
+                "seed": int(tags["seed"]),
+                "on": (params["dataset_fingerprint"], params["list_length"]),
+                "name": run["name"],
+                "rows": rows,
+                "ceiling": metrics["test/ceiling"],
+            },
+        )
+    if not newest:
+        raise UserError(f"--experiment {experiment!r}: no finished run has test metrics yet.")
+    return list(newest.values())
+
+
+def _label(loss: str, features: str, ranker: str) -> str:
+    if ranker != "rank_xmodal":
+        return f"{loss} ({ranker})"
+    return loss if features == "full" else f"{loss} ({features})"
+
+
+def summarise(entries: list[Entry]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Return row -> direction -> metric -> one value per seed, rows in the order CLIP, CSLS, rankers by name.
+
+    Raises
+    ------
+    UserError
+        If two runs were evaluated on different data: their figures can't be compared.
+    """
+    first = entries[0]
+    for entry in entries[1:]:
+        if entry["on"][0] != first["on"][0]:
+            raise UserError(
+                f"{first['name']} and {entry['name']} were evaluated on different data; their figures can't be "
+                "compared. Compare runs of one embedding set."
+            )
+    table: dict[str, dict[str, dict[str, list[float]]]] = {"CLIP": {}, "CSLS": {}}
+    grouped: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        grouped[entry["label"], entry["direction"]].append(entry)
+        for row, label in (("clip", "CLIP"), ("csls", "CSLS")):
+            table[label].setdefault(entry["direction"], {name: [entry["rows"][row][name]] for name in SHOWN})
+    for label, direction in sorted(grouped):
+        group = sorted(grouped[label, direction], key=lambda entry: entry["seed"])
+        values = {name: [entry["rows"]["ranker"][name] for entry in group] for name in SHOWN}
+        table.setdefault(label, {})[direction] = values
+    return table
+
+
+def _cell(values: list[float], name: str) -> str:
+    scale = 1 if name == MEAN_RANK else 100
+    text = f"{scale * mean(values):.2f}"
+    return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.2f}"
+
+
+def rsum(row: dict[str, dict[str, list[float]]]) -> float | None:
+    """Return the six mean R@K added up, in %, or None where a direction is missing."""
+    if any(direction not in row for direction in DIRECTIONS):
+        return None
+    return 100 * sum(mean(row[direction][name]) for direction in DIRECTIONS for name in _SUMMED)
+
+
+def as_tables(entries: list[Entry], title: str) -> list[Table]:
+    """Return one rich table for each direction that occurs; R@K is the hit rate, in %."""
+    summary = summarise(entries)
+    tables = []
+    for direction in DIRECTIONS:
+        ceilings = {round(100 * e["ceiling"], 2) for e in entries if e["direction"] == direction}
+        if not ceilings:
+            continue
+        table = Table(
+            title=f"{title}: {_HEADINGS[direction]}",
+            caption="R@K: share of queries with a relevant item in the top K, in %; "
+            f"ceiling {' / '.join(map(str, sorted(ceilings)))}",
+        )
+        table.add_column("")
+        for name in (*SHOWN, "Rsum"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for label, row in summary.items():
+            if direction not in row:
+                continue
+            total = rsum(row)
+            cells = [_cell(row[direction][name], name) for name in SHOWN]
+            table.add_row(label, *cells, "" if total is None else f"{total:.1f}")
+        tables.append(table)
+    return tables

@@ -1,0 +1,1 @@
+"""Rankings without training, to compare with."""

@@ -1,0 +1,158 @@
+"""The Context-Aware Ranker (Pobrotyn et al. 2020, arXiv 2005.10084) over pairs of frozen embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rank_xmodal.features import cosine_features, hubness_features
+
+Block = Literal["concat", "product", "cosine", "hubness"]
+_SCALARS = {"cosine": 3, "hubness": 7}
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """Sizes and parts of a ranker.
+
+    Attributes
+    ----------
+    dim : int
+        Width d of an embedding.
+    blocks : tuple of str
+        The pair features: "concat" [image; text], "product" image x text, "cosine" and "hubness" (see `features`).
+    d_model, layers, heads, d_ff, dropout
+        Input layer, encoder layers, attention heads, feed-forward width; the paper's are 64, 2, 4, 128, 0.1.
+    residual : bool
+        Add the first-stage score to the output, whose last layer starts at zero.
+    spread : float
+        Typical standard deviation of the first-stage score within a list; the unit of the residual score.
+    """
+
+    dim: int
+    blocks: tuple[Block, ...] = ("concat", "product", "cosine", "hubness")
+    d_model: int = 64
+    layers: int = 2
+    heads: int = 4
+    d_ff: int = 128
+    dropout: float = 0.1
+    residual: bool = True
+    spread: float = 0.03
+
+
+@dataclass
+class ListBatch:
+    """A batch of B lists with L places.
+
+    Attributes
+    ----------
+    query : Tensor (B, d)
+    candidates : Tensor (B, L, d)
+    cosine : Tensor (B, L), float32
+    neighbour_cosine : Tensor (B, L, k), float32
+        Candidates' cosines to their nearest bank queries; -inf where there are fewer.
+    mask : Tensor (B, L), bool
+        False at padding.
+    """
+
+    query: torch.Tensor
+    candidates: torch.Tensor
+    cosine: torch.Tensor
+    neighbour_cosine: torch.Tensor
+    mask: torch.Tensor
+
+
+class EncoderLayer(nn.Module):
+    """A pre-norm transformer layer without positions: permuting the list permutes the output."""
+
+    def __init__(self, d_model: int, heads: int, d_ff: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.norm_forward = nn.LayerNorm(d_model)
+        self.up = nn.Linear(d_model, d_ff)
+        self.down = nn.Linear(d_ff, d_model)
+
+    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Map (B, L, d_model) to the same shape; `attention_mask` is (B, 1, 1, L), True where a key may be seen."""
+        drop = self.dropout if self.training else 0.0
+        b, length, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(b, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, dropout_p=drop)
+        x = x + F.dropout(self.out(seen.transpose(1, 2).reshape(b, length, width)), drop, self.training)
+        hidden = F.dropout(F.relu(self.up(self.norm_forward(x))), drop, self.training)
+        return x + F.dropout(self.down(hidden), drop, self.training)
+
+
+class ContextAwareRanker(nn.Module):
+    """Score the candidates of a list in sight of one another.
+
+    ``score = w * cosine / spread + linear(encoder(features))``, with w = 1 and linear = 0 at the start: an untrained
+    ranker ranks exactly as CLIP. Without `residual` the second term stands alone, as in the paper.
+    """
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.config = config
+        # The input layer over [image; text] is the sum of two smaller ones, and the query's is needed once a list.
+        concat, product = "concat" in config.blocks, "product" in config.blocks
+        self.query_input = nn.Linear(config.dim, config.d_model, bias=False) if concat else None
+        self.candidate_input = nn.Linear(config.dim, config.d_model, bias=False) if concat else None
+        self.product_input = nn.Linear(config.dim, config.d_model, bias=False) if product else None
+        scalars = sum(_SCALARS[block] for block in config.blocks if block in _SCALARS)
+        self.scalar_input = nn.Linear(scalars, config.d_model, bias=False) if scalars else None
+        self.input_bias = nn.Parameter(torch.zeros(config.d_model))
+        self.encoder = nn.ModuleList(
+            EncoderLayer(config.d_model, config.heads, config.d_ff, config.dropout) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.d_model)
+        self.output = nn.Linear(config.d_model, 1)
+        self.residual_weight = nn.Parameter(torch.ones(())) if config.residual else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.config.residual:
+            nn.init.zeros_(self.output.weight)
+
+    def features(self, batch: ListBatch) -> torch.Tensor:
+        """Return the input layer's output, (B, L, d_model)."""
+        config = self.config
+        x = self.input_bias.expand(*batch.cosine.shape, -1)
+        if self.query_input is not None and self.candidate_input is not None:
+            x = x + self.query_input(batch.query)[:, None] + self.candidate_input(batch.candidates)
+        if self.product_input is not None:
+            x = x + self.product_input(batch.query[:, None] * batch.candidates)
+        if self.scalar_input is not None:
+            parts = []
+            if "cosine" in config.blocks:
+                parts.append(cosine_features(batch.cosine, batch.mask, config.spread))
+            if "hubness" in config.blocks:
+                parts.append(hubness_features(batch.cosine, batch.neighbour_cosine, batch.mask, config.spread))
+            x = x + self.scalar_input(torch.cat(parts, dim=-1))
+        return x
+
+    def forward(self, batch: ListBatch) -> torch.Tensor:
+        """Return scores (B, L), float32; padding's are meaningless and change no other."""
+        x = self.features(batch)
+        whole = bool(batch.mask.all())
+        # A list of padding alone would attend to nothing and give NaN: let it see itself, nobody reads its scores.
+        seen = None if whole else (batch.mask | ~batch.mask.any(-1, keepdim=True))[:, None, None, :]
+        for layer in self.encoder:
+            x = layer(x, seen)
+        scores = self.output(self.norm(x)).squeeze(-1).float()
+        if self.residual_weight is not None:
+            scores = scores + self.residual_weight * batch.cosine / self.config.spread
+        return scores

@@ -1,0 +1,146 @@
+"""A trained ranker in use: project the corpus once, then search it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rank_xmodal.query_bank import Neighbours, neighbours
+from rank_xmodal.ranker import ListBatch
+from rank_xmodal.ranker_folder import load, pick_device
+from rank_xmodal.topk import top_candidates
+
+DEPTH = 50  # candidates that CLIP hands to the ranker
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Search results, best first.
+
+    Attributes
+    ----------
+    ids : ndarray (Q, k)
+    scores : ndarray (Q, k), float32
+        The ranker's; comparable within a query.
+    cosine : ndarray (Q, k), float32
+    """
+
+    ids: np.ndarray
+    scores: np.ndarray
+    cosine: np.ndarray
+
+
+class Reranker:
+    """CLIP's top candidates, reordered by a trained ranker.
+
+    Example
+    -------
+    >>> reranker = Reranker.from_pretrained("runs/listnet-t2i")        # doctest: +SKIP
+    >>> index = reranker.index(image_embeddings, ids=image_ids)        # doctest: +SKIP
+    >>> hits = index.search(query_embeddings, k=10)                    # doctest: +SKIP
+    >>> hits.ids.shape, hits.scores.shape                              # doctest: +SKIP
+    ((Q, 10), (Q, 10))
+    """
+
+    def __init__(self, model: nn.Module, bank: np.ndarray, facts: dict[str, Any], device: torch.device) -> None:
+        self.model, self.bank, self.facts, self.device = model.to(device).eval(), bank, facts, device
+
+    @classmethod
+    def from_pretrained(cls, path: Path | str, device: str = "auto") -> Reranker:
+        """Load a run's folder.
+
+        Raises
+        ------
+        UserError
+            If it holds no whole ranker.
+        """
+        return cls(*load(path), pick_device(device))
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings it takes."""
+        return int(self.bank.shape[1])
+
+    def index(self, embeddings: np.ndarray, ids: Sequence[Any] | None = None) -> Index:
+        """Prepare a corpus for searching.
+
+        Parameters
+        ----------
+        embeddings : ndarray (n, dim), any float; scaled to length 1 where they aren't
+        ids : sequence of n, by default 0 .. n - 1
+
+        Raises
+        ------
+        ValueError
+            If the shape is wrong, a row is zero or not finite, or the ids are not as many.
+        """
+        candidates = self._normalised(embeddings, "embeddings")
+        names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
+        if len(names) != len(candidates):
+            raise ValueError(f"{len(names)} ids for {len(candidates)} embeddings: give one id for each.")
+        return Index(self, candidates, names, neighbours(candidates, self.bank))
+
+    def _normalised(self, embeddings: np.ndarray, what: str) -> np.ndarray:
+        array = np.asarray(embeddings, dtype=np.float32)
+        if array.ndim != 2 or array.shape[1] != self.dim:
+            raise ValueError(f"{what} have shape {array.shape}; this ranker takes (n, {self.dim}).")
+        norm = np.linalg.norm(array, axis=1, keepdims=True)
+        bad = np.flatnonzero(~(np.isfinite(norm) & (norm > 0)))
+        if len(bad):
+            raise ValueError(f"{what}: row {bad[0]} is zero or not finite.")
+        return (array / norm).astype(np.float16)
+
+
+@dataclass(frozen=True)
+class Index:
+    """A corpus ready to be searched; made by `Reranker.index`."""
+
+    reranker: Reranker
+    candidates: np.ndarray
+    ids: np.ndarray
+    neighbours: Neighbours
+
+    @torch.inference_mode()
+    def search(self, queries: np.ndarray, k: int = 10, batch_size: int = 256) -> Hits:
+        """Return the k best candidates of each query: CLIP's top 50, or top k where that is more, reordered.
+
+        Parameters
+        ----------
+        queries : ndarray (Q, dim), any float
+        k : int
+
+        Raises
+        ------
+        ValueError
+            If k is not between 1 and the size of the corpus, or the queries' shape is wrong.
+        """
+        if not 1 <= k <= len(self.candidates):
+            raise ValueError(f"k={k}: must be between 1 and {len(self.candidates)}, the size of the corpus.")
+        asked = self.reranker._normalised(queries, "queries")
+        rows, cosine = top_candidates(asked, self.candidates, min(max(DEPTH, k), len(self.candidates)))
+        device = self.reranker.device
+        scores = []
+        for start in range(0, len(asked), batch_size):
+            part = slice(start, start + batch_size)
+            index = torch.from_numpy(rows[part].astype(np.int64))
+            batch = ListBatch(
+                query=torch.from_numpy(asked[part]).to(device).float(),
+                candidates=torch.from_numpy(self.candidates[rows[part]]).to(device).float(),
+                cosine=torch.from_numpy(cosine[part]).to(device),
+                neighbour_cosine=self.neighbours.cosine[index].to(device),
+                mask=torch.ones(index.shape, dtype=torch.bool, device=device),
+            )
+            scores.append(self.reranker.model(batch).float().cpu())
+        found = torch.cat(scores) if scores else torch.empty(0, rows.shape[1])
+        order = found.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
+        return Hits(
+            ids=self.ids[np.take_along_axis(rows, order, 1)],
+            scores=np.take_along_axis(found.numpy(), order, 1),
+            cosine=np.take_along_axis(cosine, order, 1),
+        )

@@ -1,0 +1,284 @@
+"""Training a ranker on candidate lists: best weights by validation, early stopping, resumable, never silent on NaN."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rank_xmodal import losses
+from rank_xmodal.allrank_ranker import allrank_loss
+from rank_xmodal.candidate_lists import CandidateLists
+from rank_xmodal.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation import FirstStage, mean, per_query, score_lists
+from rank_xmodal.files import read_json, replacing, write_json
+from rank_xmodal.list_tensors import ListTensors
+from rank_xmodal.query_bank import choose_bank, neighbours, training_neighbours
+from rank_xmodal.ranker import RankerConfig
+from rank_xmodal.ranker_folder import build, pick_device
+from rank_xmodal.settings import Settings
+
+SELECTED_BY = "MRR"  # finer than R@1: with few validation queries R@1 moves in steps larger than the differences
+_WARM_UP = 0.05  # share of the steps over which the learning rate rises
+
+
+@dataclass
+class Trained:
+    """What a training gives back.
+
+    Attributes
+    ----------
+    model : the ranker with its best weights, in evaluation mode
+    bank : ndarray (m, d), float16, the query bank it needs
+    history : one dict an epoch: epoch, loss, lr, seconds and, where there is a validation, its metrics
+    best_epoch : int; 0 is the untrained ranker
+    """
+
+    model: nn.Module
+    bank: np.ndarray
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+
+
+def ranker_config(settings: Settings, dim: int, spread: float) -> RankerConfig:
+    """Return the model that the settings describe."""
+    full = settings.features == "full" and settings.ranker == "rank_xmodal"
+    return RankerConfig(
+        dim=dim,
+        blocks=("concat", "product", "cosine", "hubness") if full else ("concat",),
+        d_model=settings.d_model,
+        layers=settings.layers,
+        heads=settings.heads,
+        d_ff=settings.d_ff,
+        dropout=settings.dropout,
+        residual=full,
+        spread=spread,
+    )
+
+
+def spread_of(lists: CandidateLists) -> float:
+    """Return the mean over lists of the cosines' standard deviation: the unit in which margins are of order 1."""
+    valid = lists.candidates >= 0
+    count = np.maximum(valid.sum(axis=1), 1)
+    centre = np.where(valid, lists.cosine, 0).sum(axis=1) / count
+    squares = np.where(valid, (lists.cosine - centre[:, None]) ** 2, 0).sum(axis=1) / count
+    return max(float(np.sqrt(squares).mean()), 1e-4)
+
+
+def train(
+    data: EmbeddingSet,
+    lists: CandidateLists,
+    settings: Settings,
+    *,
+    validation: FirstStage | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda epoch: None,
+    on_step: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
+) -> Trained:
+    """Train a ranker.
+
+    Parameters
+    ----------
+    data, lists
+        An embedding set and training lists mined from it.
+    settings : Settings
+    validation : FirstStage or None
+        Chooses the best epoch; without it the last one is kept.
+    checkpoint : Path or None
+        A folder that holds the state after each epoch. A training that was interrupted continues from it, and ends as
+        it would have without the interruption. It is removed at the end.
+    on_epoch : called after each epoch, and once at the start for the untrained ranker (epoch 0), with its figures
+    on_step : called after each step with epoch, step and steps in an epoch
+
+    Raises
+    ------
+    UserError
+        If the loss becomes NaN or infinite, a checkpoint belongs to another training, or no list holds both a relevant
+        and a non-relevant candidate.
+    """
+    device = pick_device(settings.device)
+    direction: Direction = "t2i" if lists.direction == "t2i" else "i2t"
+    labels = lists.labels
+    if not ((labels > 0).any(axis=1) & (labels == 0).any(axis=1)).any():
+        raise UserError(
+            f"{data.root or data.name}: no {direction} training list holds both a relevant and a non-relevant "
+            "candidate. Mine lists with --protocol clean, or give the train split more items."
+        )
+    bank_rows = choose_bank(data, direction, seed=settings.seed)
+    bank = np.asarray(data.queries(direction)[bank_rows])
+    tensors = ListTensors.gather(
+        data, lists, training_neighbours(data, direction, bank_rows), device, in_bank=True
+    )
+    held_out = None
+    if validation is not None:
+        held_out = ListTensors.gather(
+            data, validation.lists, neighbours(data.candidates(direction), bank), device, in_bank=False
+        )
+
+    torch.manual_seed(settings.seed)
+    model = build(settings.ranker, ranker_config(settings, data.dim, spread_of(lists))).to(device)
+    loss_function = (
+        allrank_loss(settings.loss)
+        if settings.ranker == "allrank"
+        else losses.get(settings.loss, **settings.loss_params)
+    )
+    optimizer = _optimizer(model, settings)
+    steps = math.ceil(len(tensors) / settings.batch_size)
+    state = _State(checkpoint, model, optimizer, {"settings": settings.model_dump(), **_identity(lists)})
+    state.resume()
+
+    def validate(figures: dict[str, float]) -> None:
+        if held_out is not None and validation is not None:
+            scores = score_lists(model, held_out)
+            figures.update({f"val_{k}": v for k, v in mean(per_query(scores, validation)).items()})
+        state.note(figures, key=f"val_{SELECTED_BY}")
+        on_epoch(figures)
+
+    if not state.history:
+        validate({"epoch": 0})
+    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+    for epoch in range(len(state.history), settings.epochs + 1):
+        if epoch - 1 - state.best_epoch >= settings.patience and validation is not None:
+            break
+        started, total = time.perf_counter(), 0.0
+        # Seeded by epoch: a resumed training draws the same order and the same dropout as an uninterrupted one.
+        torch.manual_seed(settings.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(tensors)).to(device)
+        model.train()
+        for step, index in enumerate(order.split(settings.batch_size)):
+            rate = _rate((epoch - 1) * steps + step, settings.epochs * steps, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch, target = tensors.batch(index)
+            with autocast:
+                scores = model(batch)
+            loss = loss_function(scores, target)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+            if not math.isfinite(value := float(loss + 0 * norm)):
+                raise UserError(_cause(epoch, step, loss, scores, norm, settings))
+            optimizer.step()
+            total += value * len(index)
+            on_step(epoch, step + 1, steps)
+        seconds = time.perf_counter() - started
+        validate({"epoch": epoch, "loss": total / len(tensors), "lr": rate, "seconds": seconds})
+    state.load_best()
+    state.remove()
+    return Trained(model.eval(), bank, state.history, state.best_epoch)
+
+
+def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)  # with weight_decay 0 it is Adam
+
+
+def _rate(step: int, steps: int, settings: Settings) -> float:
+    if settings.schedule == "constant":
+        return settings.lr
+    warm = max(1, round(_WARM_UP * steps))
+    return settings.lr * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _cause(
+    epoch: int, step: int, loss: torch.Tensor, scores: torch.Tensor, norm: torch.Tensor, settings: Settings
+) -> str:
+    if not bool(torch.isfinite(scores).all()):
+        what = "the ranker's scores are not finite: the weights have diverged"
+    elif not bool(torch.isfinite(loss)):
+        what = f"the scores are finite (largest {float(scores.abs().max()):.3g}), the loss {settings.loss} is not"
+    else:
+        what = f"the loss is {float(loss):.3g}, but its gradient's norm is {float(norm):.3g}"
+    return (
+        f"Training stopped in epoch {epoch}, step {step + 1}: {what}. "
+        f"Lower lr (now {settings.lr:g}) or clip (now {settings.clip:g}); the best weights so far are kept."
+    )
+
+
+def _identity(lists: CandidateLists) -> dict[str, Any]:
+    return {"fingerprint": lists.info["fingerprint"], "direction": lists.direction, "lists": len(lists)}
+
+
+class _State:
+    """The state after an epoch, in memory and, where there is a folder for it, on disk."""
+
+    def __init__(
+        self, folder: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
+    ) -> None:
+        self.folder, self.model, self.optimizer, self.identity = folder, model, optimizer, identity
+        self.history: list[dict[str, float]] = []
+        self.best_epoch = 0
+        self.best = self._weights()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def note(self, figures: dict[str, float], key: str) -> None:
+        self.history.append(figures)
+        if key not in figures or figures[key] > self.history[self.best_epoch][key] or len(self.history) == 1:
+            self.best_epoch, self.best = int(figures["epoch"]), self._weights()
+        if self.folder is None:
+            return
+        moments = {
+            f"optimizer.{number}.{name}": value.detach().cpu().contiguous()
+            for number, entry in self.optimizer.state_dict()["state"].items()
+            for name, value in entry.items()
+        }
+        tensors = {
+            **{f"best.{name}": value for name, value in self.best.items()},
+            **{f"now.{name}": value.contiguous() for name, value in self._weights().items()},
+            **moments,
+        }
+        facts = {**self.identity, "history": self.history, "best_epoch": self.best_epoch}
+        with replacing(self.folder) as part:
+            part.mkdir(parents=True)
+            save_file(tensors, part / "state.safetensors")
+            write_json(part / "state.json", facts)
+
+    def resume(self) -> None:
+        if self.folder is None or not self.folder.is_dir():
+            return
+        facts = read_json(self.folder / "state.json")
+        other = [key for key, value in self.identity.items() if facts.get(key) != value]
+        if other:
+            raise UserError(
+                f"{self.folder}: an unfinished training with other {other[0]} is kept here. "
+                "Finish it with its own settings, choose another --out, or delete the folder."
+            )
+        try:
+            tensors = load_file(self.folder / "state.safetensors")
+        except (SafetensorError, FileNotFoundError) as error:
+            raise UserError(f"{self.folder}: its state can't be read ({error}). Delete the folder.") from error
+        self.model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("now.")})
+        self.best = {k[5:]: v for k, v in tensors.items() if k.startswith("best.")}
+        entries: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, number, name = key.split(".", 2)
+                entries.setdefault(int(number), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
+        self.history, self.best_epoch = facts["history"], facts["best_epoch"]
+
+    def load_best(self) -> None:
+        self.model.load_state_dict(self.best)
+
+    def remove(self) -> None:
+        if self.folder is not None and self.folder.is_dir():
+            shutil.rmtree(self.folder)
