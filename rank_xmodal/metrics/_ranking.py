@@ -1,0 +1,72 @@
+"""The order in which metrics see a list, and the checks they share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def ranked_labels(scores: Tensor, labels: Tensor) -> Tensor:
+    """Labels from the highest score to the lowest.
+
+    Among equal scores the lower label comes first, so that every tied non-relevant item counts as ranked above a
+    relevant one: a scorer that cannot tell items apart gets the worst of their orders, and a constant one does not
+    beat chance.
+
+    Args:
+        scores: (Q, L).
+        labels: (Q, L); above 0 is relevant, -1 (any negative number) is padding, whose score is ignored.
+
+    Returns:
+        (Q, L) float64, padding last, as 0.
+
+    Raises:
+        ValueError: a wrong shape, or a NaN among the scores.
+    """
+    if scores.dim() != 2 or scores.shape[1] == 0:
+        raise ValueError(f"scores has shape {tuple(scores.shape)}: pass (queries, items per list), at least one item")
+    if labels.shape != scores.shape:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, scores {tuple(scores.shape)}: pass one label per score, "
+            "-1 where a list is padded"
+        )
+    valid = labels >= 0
+    broken = scores.isnan() & valid
+    if broken.any():
+        query = int(broken.any(dim=1).nonzero()[0])
+        raise ValueError(f"scores has NaN in {int(broken.sum())} places, first in query {query}: NaN has no rank")
+    keys = labels.double().masked_fill(~valid, torch.inf)
+    by_label = keys.sort(dim=1, stable=True)
+    by_score = scores.masked_fill(~valid, -torch.inf).gather(1, by_label.indices)
+    order = by_score.argsort(dim=1, descending=True, stable=True)
+    ranked = by_label.values.gather(1, order)
+    return ranked.masked_fill(ranked.isinf(), 0.0)
+
+
+def check_k(k: int) -> None:
+    """Raise ValueError unless `k` is an integer of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k is {k!r}: pass an integer of at least 1")
+
+
+def count_relevant(ranked: Tensor, n_relevant: Tensor | None) -> Tensor:
+    """Number of relevant items per query, (Q,) float64: `n_relevant`, or those in the list.
+
+    Raises:
+        ValueError: `n_relevant` has another shape, or is below the number of relevant items that the list holds.
+    """
+    listed = (ranked > 0).sum(dim=1).double()
+    if n_relevant is None:
+        return listed
+    if n_relevant.shape != listed.shape:
+        raise ValueError(f"n_relevant has shape {tuple(n_relevant.shape)}: pass one count per query, {len(listed)}")
+    total = n_relevant.to(listed)
+    short = (total < listed).nonzero()
+    if len(short):
+        query = int(short[0])
+        raise ValueError(
+            f"n_relevant is {int(total[query])} for query {query}, whose list holds {int(listed[query])} relevant "
+            "items: pass the count over the whole gallery"
+        )
+    return total

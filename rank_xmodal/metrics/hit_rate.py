@@ -1,0 +1,28 @@
+"""Hit rate at k, the R@K of image-text retrieval."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rank_xmodal.metrics._ranking import check_k
+from rank_xmodal.metrics.first_relevant_rank import first_relevant_rank
+
+
+def hit_rate(scores: Tensor, labels: Tensor, k: int) -> Tensor:
+    """1 where at least one relevant item stands in the top k, else 0.
+
+    Its mean is what papers on image-text retrieval print as R@K. The share of relevant items found is `recall`.
+
+    Args:
+        scores: (Q, L).
+        labels: (Q, L); above 0 is relevant, -1 is padding.
+        k: at least 1.
+
+    Returns:
+        (Q,) float64. Tied non-relevant items count as ranked above.
+
+    Raises:
+        ValueError: a wrong shape or k, or a NaN among the scores.
+    """
+    check_k(k)
+    return (first_relevant_rank(scores, labels) <= k).double()
