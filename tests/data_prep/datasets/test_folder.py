@@ -1,0 +1,97 @@
+import pandas as pd
+import pytest
+
+from data_prep.datasets import load
+from rank_xmodal.errors import UserError
+
+
+@pytest.fixture
+def photos(tmp_path, picture):
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "B.JPG", "sub/c.png", "d.jpg"):
+        picture(1).save(folder / name)
+    return folder
+
+
+def put(folder, text):
+    (folder / "captions.csv").write_text(text)
+
+
+def test_columns_and_repeated_images(photos, said):
+    put(photos, "image,caption,split,caption_id\na.jpg,one,train,x1\n./a.jpg,two,train,x2\nsub/c.png,three,dev,x3\n")
+    corpus = load("folder", photos, say=said)
+    assert corpus.name == "photos"
+    assert corpus.images.to_dict("list") == {
+        "image_id": ["a.jpg", "sub/c.png"],
+        "path": ["a.jpg", "sub/c.png"],
+        "split": ["train", "val"],
+    }
+    assert corpus.texts["text_id"].tolist() == ["x1", "x2", "x3"]
+    assert corpus.texts["split"].tolist() == ["train", "train", "val"]
+    assert corpus.relevance.to_dict("list") == {"image": [0, 0, 1], "text": [0, 1, 2], "grade": [1, 1, 1]}
+    assert all(path.is_file() for path in corpus.paths())
+    assert said.lines == []
+
+
+def test_without_splits_images_are_dealt_out(photos, said):
+    put(photos, "image,caption\na.jpg,one\na.jpg,two\nB.JPG,three\nsub/c.png,four\n")
+    corpus = load("folder", photos, say=said)
+    assert sorted(corpus.images["split"]) == ["test", "train", "val"]
+    assert corpus.texts["split"][0] == corpus.texts["split"][1]
+    assert "no split column" in said
+    assert corpus.images.equals(load("folder", photos, seed=0, say=said).images)
+
+
+def test_parquet_and_a_captions_file_elsewhere(photos, tmp_path, said):
+    path = tmp_path / "my.parquet"
+    frame = pd.DataFrame({"image": ["a.jpg", "d.jpg"], "caption": ["x", "y"], "split": ["train", "test"]})
+    frame.to_parquet(path)
+    corpus = load("folder", tmp_path, captions=path, images=photos, say=said)
+    assert corpus.texts["text"].tolist() == ["x", "y"]
+    assert corpus.paths() == [photos / "a.jpg", photos / "d.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "captions.csv: the file is empty"),
+        ("image,text\na.jpg,x\n", "no column 'caption'"),
+        ("image,caption\na.jpg,x\nd.jpg,\n", r"captions\.csv, line 3: caption is empty"),
+        ("image,caption\na.jpg,x\n,y\n", r"captions\.csv, line 3: image is empty"),
+        (
+            "image,caption\na.jpg,x\nzz.jpg,y\n",
+            r"captions\.csv, line 3: image 'zz\.jpg' is not in .*photos.*delete the row",
+        ),
+        ("image,caption\nb.jpg,x\n", r"line 2: image 'b\.jpg'.*Did you mean 'B\.JPG'"),
+        ("image,caption\nq.jpg,x\nr.jpg,y\nr.jpg,y\n", r"line 2: image 'q\.jpg'.*2 images are missing"),
+        ("image,caption,caption_id\na.jpg,x,1\nd.jpg,y,1\n", r"line 3: caption_id '1' stands already in line 2"),
+        ("image,caption,caption_id\na.jpg,x,1\nd.jpg,y, 1\n", r"line 3: caption_id '1' stands already in line 2"),
+        ("image,caption,caption_id\na.jpg,x,\n", r"line 2: caption_id is empty"),
+        ("image,caption,split\na.jpg,x,trian\n", r"line 2: split 'trian' must be train"),
+        ("image,caption,split\na.jpg,x,train\na.jpg,y,test\n", r"line 3: image 'a\.jpg' is in split 'test' here"),
+        ("image,caption\na.jpg,x\n", "1 image.*Add a split column"),
+    ],
+)
+def test_bad_tables(photos, text, message):
+    put(photos, text)
+    with pytest.raises(UserError, match=message):
+        load("folder", photos)
+
+
+def test_no_table_or_two(photos, tmp_path):
+    with pytest.raises(UserError, match=r"no captions.csv and no captions.parquet.*--captions"):
+        load("folder", photos)
+    put(photos, "image,caption\na.jpg,x\n")
+    (photos / "captions.parquet").touch()
+    with pytest.raises(UserError, match=r"both captions.csv"):
+        load("folder", photos)
+    with pytest.raises(UserError, match=r"no such folder.*--root"):
+        load("folder", tmp_path / "gone")
+
+
+def test_the_registry(tmp_path):
+    with pytest.raises(UserError, match=r"dataset='mnist': must be one of scenes, flickr30k, coco, folder"):
+        load("mnist", tmp_path)
+    with pytest.raises(UserError, match="dataset folder has no option 'counts'; it has captions, images, seed"):
+        load("folder", tmp_path, counts={})
