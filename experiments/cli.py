@@ -38,8 +38,12 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--dataset", type=click.Choice(["scenes", "flickr30k", "coco", "folder"]), required=True)
-@click.option("--root", type=click.Path(path_type=Path), required=True, help="The dataset's folder (scenes: made there).")
-@click.option("--model", required=True, help="open_clip's model name, e.g. ViT-B-32-quickgelu; scenes-clip is the demo's.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), required=True, help="The dataset's folder (scenes: made there)."
+)
+@click.option(
+    "--model", required=True, help="open_clip's model name, e.g. ViT-B-32-quickgelu; scenes-clip is the demo's."
+)
 @click.option("--pretrained", required=True, help="A pretrained tag of that model, or a weights file.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the embedding set.")
 @click.option("--captions", type=click.Path(path_type=Path), help="folder: the CSV or Parquet of captions.")
@@ -78,7 +82,9 @@ def import_(
 
     if images.is_dir():
         if texts or captions:
-            raise UserError(f"--images {images} is a folder, clip-retrieval's layout: leave out --texts and --captions.")
+            raise UserError(
+                f"--images {images} is a folder, clip-retrieval's layout: leave out --texts and --captions."
+            )
         made = import_clip_retrieval(images, out, name, overwrite=overwrite, say=say)
     elif texts is None or captions is None:
         raise UserError("import: give --texts B.npy and --captions C.csv too, or a clip-retrieval folder as --images.")
@@ -88,7 +94,9 @@ def import_(
 
 
 def _describe(made: Any) -> None:
-    counts = ", ".join(f"{split} {n['images']:,} images / {n['texts']:,} texts" for split, n in made.meta["counts"].items())
+    counts = ", ".join(
+        f"{split} {n['images']:,} images / {n['texts']:,} texts" for split, n in made.meta["counts"].items()
+    )
     click.echo(f"{made.root}: {made.dim} wide; {counts}")
 
 
@@ -117,6 +125,7 @@ def mine(data: Path, direction: str, split: str, out: Path | None, **options: An
     """Mine hard negatives by CLIP cosine into candidate lists."""
     from data_prep.miner import format_report
     from data_prep.miner import mine as run
+
     from experiments.lists import default_path
     from rank_xmodal.embedding_set import EmbeddingSet, check_direction
 
@@ -134,7 +143,9 @@ def mine(data: Path, direction: str, split: str, out: Path | None, **options: An
 @_DIRECTION
 @click.option("--loss", help="lambdarank, neuralndcg, listnet or ranknet.")
 @click.option("--features", type=click.Choice(["full", "concat"]), help="full (default), or the paper's concat.")
-@click.option("--ranker", type=click.Choice(["rank_xmodal", "allrank"]), help="Whose model and losses; rank_xmodal's own.")
+@click.option(
+    "--ranker", type=click.Choice(["rank_xmodal", "allrank"]), help="Whose model and losses; rank_xmodal's own."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="Settings in YAML.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
 @click.option("--seed", type=click.IntRange(0))
@@ -148,7 +159,7 @@ def train(
     assignments: tuple[str, ...], seed: int | None, lists_file: Path | None, out: Path, overwrite: bool,
     mlruns: Path, no_tracking: bool,
 ) -> None:  # fmt: skip
-    """Train a ranker, evaluate it on the test split and track it in MLflow. Interrupted, it goes on where it stopped."""
+    """Train a ranker, evaluate it on test, track it in MLflow. Interrupted, it goes on where it stopped."""
     from experiments.train import run_training
     from rank_xmodal import settings
     from rank_xmodal.candidate_lists import CandidateLists
@@ -176,7 +187,7 @@ def train(
     click.echo(f"wrote {out}")
 
 
-class _steps:  # noqa: N801  (reads as a call)
+class _steps:
     """A bar for the steps of an epoch, on a terminal; elsewhere the lines of the epochs are enough."""
 
     def __enter__(self) -> Any:
@@ -219,7 +230,9 @@ def _print_report(report: dict[str, Any]) -> None:
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="An embedding set of the same encoder.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--depth", type=click.IntRange(2), default=51, show_default=True, help="CLIP's top list, reordered.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there; shares from 0 to 1.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there; shares from 0 to 1."
+)
 @_DEVICE
 def evaluate(run: Path, data: Path, split: str, depth: int, json_file: Path | None, device: str) -> None:
     """Compare CLIP, CSLS and a trained ranker over the whole gallery of a split."""
@@ -276,8 +289,8 @@ def search(run: Path, data: Path, text: str | None, image: Path | None, k: int, 
     from rank_xmodal.embedding_set import EmbeddingSet
 
     for hit in find(run, EmbeddingSet.open(data), text=text, image=image, k=k, say=say, **options):
-        what = hit.get("path") or hit.get("text")
-        click.echo(f"{hit['rank']:3d}  {hit['score']:8.3f}  cosine {hit['cosine']:.4f}  {hit['id']}  {json.dumps(what, ensure_ascii=False)}")
+        what = json.dumps(hit.get("path") or hit.get("text"), ensure_ascii=False)  # no control character gets through
+        click.echo(f"{hit['rank']:3d}  {hit['score']:8.3f}  cosine {hit['cosine']:.4f}  {hit['id']}  {what}")
 
 
 @cli.command()

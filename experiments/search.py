@@ -43,7 +43,9 @@ def search(
     direction = reranker.facts["direction"]
     if direction != ("t2i" if text is not None else "i2t"):
         asks = "texts" if direction == "t2i" else "images"
-        raise UserError(f"{run}: was trained for {direction}, it is asked with {asks}. Name a run of the other direction.")
+        raise UserError(
+            f"{run}: was trained for {direction}, it is asked with {asks}. Name a run of the other direction."
+        )
     if reranker.dim != data.dim:
         raise UserError(f"{run}: takes embeddings {reranker.dim} wide, those of {data.root} are {data.dim} wide.")
     name = data.meta.get("encoder")
@@ -53,7 +55,9 @@ def search(
         name, pretrained or data.meta.get("pretrained"), None if device == "auto" else device, say=say
     )
     if data.meta.get("weights_sha256") not in (None, encoder.sha256):
-        raise UserError(f"{data.root}: was embedded with other weights than {encoder.pretrained}. Name them by --pretrained.")
+        raise UserError(
+            f"{data.root}: was embedded with other weights than {encoder.pretrained}. Name them by --pretrained."
+        )
     query = encoder.encode_texts([text]) if text is not None else encoder.encode_images([image])
     side, column = (data.images, "path") if direction == "t2i" else (data.texts, "text")
     rows = np.arange(len(side)) if split is None else data.candidate_rows(direction, split)

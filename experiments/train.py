@@ -87,7 +87,11 @@ def run_training(
     validation = _split(data, direction, "val")
     say(
         f"{run_name(settings, direction)}: {len(chosen):,} {chosen.info.get('protocol', '')} lists of {chosen.length}, "
-        + ("no validation split: the last epoch is kept" if validation is None else f"{len(validation.lists):,} to validate")
+        + (
+            "no validation split: the last epoch is kept"
+            if validation is None
+            else f"{len(validation.lists):,} to validate"
+        )
     )
 
     tracker = Tracker(tracking, say)
@@ -194,9 +198,8 @@ def _finish(
 def _params(data: EmbeddingSet, direction: Direction, settings: Settings, lists: CandidateLists) -> dict[str, Any]:
     flat = settings.model_dump()
     flat.update({f"loss_params.{k}": v for k, v in flat.pop("loss_params").items()})
-    effective = losses.REGISTRY[settings.loss].parameters
-    for name in effective:
-        flat.setdefault(f"loss_params.{name}", effective[name].default)
+    for parameter in losses.REGISTRY[settings.loss].parameters:
+        flat.setdefault(f"loss_params.{parameter.name}", parameter.default)
     return {
         **flat,
         "direction": direction,
@@ -254,9 +257,7 @@ def _card(
             "|---|" + "---:|" * len(SHOWN),
         ]
         for row in ("clip", "csls", "ranker"):
-            figures = [
-                f"{report[row][n]:.2f}" if n == MEAN_RANK else f"{100 * report[row][n]:.2f}" for n in SHOWN
-            ]
+            figures = [f"{report[row][n]:.2f}" if n == MEAN_RANK else f"{100 * report[row][n]:.2f}" for n in SHOWN]
             lines.append(f"| {row} | " + " | ".join(figures) + " |")
         lines.append("")
     lines += [

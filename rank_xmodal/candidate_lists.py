@@ -126,8 +126,8 @@ class CandidateLists:
         """
         if not self.candidates.shape == self.labels.shape == self.cosine.shape or len(self.query) != len(self.labels):
             raise UserError(
-                f"{where}: query {self.query.shape}, candidates {self.candidates.shape}, labels {self.labels.shape} and "
-                f"cosine {self.cosine.shape} don't fit together."
+                f"{where}: query {self.query.shape}, candidates {self.candidates.shape}, labels {self.labels.shape} "
+                f"and cosine {self.cosine.shape} don't fit together."
             )
         wrong = np.flatnonzero(((self.candidates < 0) != (self.labels < 0)).any(axis=1))
         if len(wrong):
@@ -142,4 +142,6 @@ class CandidateLists:
             ("candidates", self.candidates, len(data.candidates(direction))),
         ):
             if rows.size and (int(rows.max()) >= limit or int(rows.min()) < PADDING):
-                raise UserError(f"{where}: {name} holds row {int(rows.max())}, but there are only {limit}. Mine it again.")
+                raise UserError(
+                    f"{where}: {name} holds row {int(rows.max())}, but there are only {limit}. Mine it again."
+                )

@@ -118,7 +118,7 @@ class EmbeddingSet:
         return matrix if direction == "t2i" else matrix.T.tocsr()
 
     def grades(self, direction: Direction, query_rows: np.ndarray, candidate_rows: np.ndarray) -> np.ndarray:
-        """Return the grade of each pair, (Q,) and (Q, L) rows -> (Q, L) int8; 0 where nothing is known, -1 at row -1."""
+        """Return the grade of each pair, (Q,) and (Q, L) rows -> (Q, L) int8; 0 where none is known, -1 at row -1."""
         matrix = self.relevance_matrix(direction)
         safe = np.maximum(candidate_rows, 0)
         found = matrix[np.repeat(query_rows, safe.shape[1]), safe.reshape(-1)]
@@ -185,7 +185,7 @@ class EmbeddingSet:
         if not isinstance(meta, dict) or meta.get("format") != FORMAT:
             found = meta.get("format") if isinstance(meta, dict) else None
             raise UserError(
-                f"{path / 'meta.json'}: format {found!r}, but this version reads format {FORMAT}. Embed or import again."
+                f"{path / 'meta.json'}: format {found!r}; this version reads format {FORMAT}. Embed or import again."
             )
         opened = cls(
             image_emb=_load(path / "image_emb.npy"),
@@ -241,7 +241,9 @@ def _check(data: EmbeddingSet, where: str) -> None:
         if ids.duplicated().any():
             row = int(np.flatnonzero(ids.duplicated().to_numpy())[0])
             first = int(np.flatnonzero((ids == ids.iloc[row]).to_numpy())[0])
-            raise UserError(f"{where}: {side}_id {ids.iloc[row]!r} stands in rows {first} and {row}. Ids must be unique.")
+            raise UserError(
+                f"{where}: {side}_id {ids.iloc[row]!r} stands in rows {first} and {row}. Ids must be unique."
+            )
         for start in range(0, len(emb), 65_536):
             block = np.asarray(emb[start : start + 65_536], dtype=np.float32)
             norm = np.sqrt(np.einsum("nd,nd->n", block, block))
@@ -249,7 +251,9 @@ def _check(data: EmbeddingSet, where: str) -> None:
             bad = np.flatnonzero(~(np.abs(norm - 1) < 2e-3))
             if len(bad):
                 row, value = start + int(bad[0]), norm[bad[0]]
-                kind = "NaN or infinite" if not np.isfinite(value) else "zero" if value == 0 else f"of length {value:.4f}"
+                kind = (
+                    "NaN or infinite" if not np.isfinite(value) else "zero" if value == 0 else f"of length {value:.4f}"
+                )
                 raise UserError(
                     f"{where}: the {side} embedding in row {row} ({side}_id {ids.iloc[row]!r}) is {kind}; it must be "
                     "finite and of length 1. Embed that item again or leave it out."

@@ -84,9 +84,7 @@ def first_stage(data: EmbeddingSet, direction: Direction, split: str, depth: int
 def per_query(scores: torch.Tensor, stage: FirstStage) -> dict[str, torch.Tensor]:
     """Return every metric of every query, (Q,) float64 each: the default metrics and the rank of the first relevant."""
     labels = torch.from_numpy(stage.lists.labels)
-    values = {
-        name: metrics.get(name)(scores, labels, n_relevant=stage.n_relevant).double() for name in metrics.DEFAULT
-    }
+    values = {name: metrics.get(name)(scores, labels, n_relevant=stage.n_relevant).double() for name in metrics.DEFAULT}
     rank = metrics.first_relevant_rank(scores, labels).double()
     values[MEAN_RANK] = torch.where(torch.isinf(rank), stage.rank_below, rank)
     return values

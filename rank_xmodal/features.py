@@ -38,6 +38,23 @@ def _reciprocal_rank(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, 1.0 / (above + 1.0), 0.0)
 
 
+def _soft_maximum(neighbour_cosine: torch.Tensor) -> torch.Tensor:
+    """Return T log sum exp(cosine / T) over the neighbours, (..., k) -> (...)."""
+    kept = torch.where(torch.isfinite(neighbour_cosine), neighbour_cosine, -1.0)
+    return TEMPERATURE * torch.logsumexp(kept / TEMPERATURE, dim=-1)
+
+
+def penalties(neighbour_cosine: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return what CSLS and the inverted softmax take off a cosine, each centred in its list, (B, L, k) -> (B, L, 2).
+
+    In the unit of the cosine: hubness, and the temperature times the logarithm of the softmax's denominator.
+    """
+    both = torch.stack([hubness(neighbour_cosine), _soft_maximum(neighbour_cosine)], dim=-1)
+    kept = mask[..., None]
+    centre = torch.where(kept, both, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(kept, both - centre, 0.0)
+
+
 def cosine_features(cosine: torch.Tensor, mask: torch.Tensor, spread: torch.Tensor | float) -> torch.Tensor:
     """Return the block `cosine`, (B, L) -> (B, L, 3): z-score, margin to the top, 1 / rank.
 
@@ -49,9 +66,7 @@ def cosine_features(cosine: torch.Tensor, mask: torch.Tensor, spread: torch.Tens
     spread : float
         Typical standard deviation of cosines within a list: makes margins numbers around 1.
     """
-    return torch.stack(
-        [_z(cosine, mask), _margin(cosine, mask) / spread, _reciprocal_rank(cosine, mask)], dim=-1
-    )
+    return torch.stack([_z(cosine, mask), _margin(cosine, mask) / spread, _reciprocal_rank(cosine, mask)], dim=-1)
 
 
 def hubness_features(
@@ -73,9 +88,7 @@ def hubness_features(
     """
     hub = hubness(neighbour_cosine)
     csls = 2 * cosine - hub
-    isf = cosine - TEMPERATURE * torch.logsumexp(
-        torch.where(torch.isfinite(neighbour_cosine), neighbour_cosine, -1.0) / TEMPERATURE, dim=-1
-    )
+    isf = cosine - _soft_maximum(neighbour_cosine)
     parts = [_z(hub, mask)]
     for values in (csls, isf):
         parts += [_z(values, mask), _margin(values, mask) / spread, _reciprocal_rank(values, mask)]

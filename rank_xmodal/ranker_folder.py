@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from rank_xmodal.allrank_ranker import AllRankRanker
 from rank_xmodal.errors import UserError
@@ -18,15 +17,16 @@ from rank_xmodal.files import read_json, replacing, write_json
 from rank_xmodal.ranker import ContextAwareRanker, RankerConfig
 
 FORMAT = 1
-_KINDS: dict[str, type[nn.Module]] = {"rank_xmodal": ContextAwareRanker, "allrank": AllRankRanker}
+Ranker = ContextAwareRanker | AllRankRanker
+_KINDS: dict[str, type[Ranker]] = {"rank_xmodal": ContextAwareRanker, "allrank": AllRankRanker}
 
 
-def build(kind: str, config: RankerConfig) -> nn.Module:
+def build(kind: str, config: RankerConfig) -> Ranker:
     """Make an untrained ranker of a kind, "rank_xmodal" or "allrank"."""
     return _KINDS[kind](config)
 
 
-def save(path: Path, model: nn.Module, bank: np.ndarray, facts: dict[str, Any], card: str) -> None:
+def save(path: Path, model: Ranker, bank: np.ndarray, facts: dict[str, Any], card: str) -> None:
     """Write a ranker, its files whole or not at all.
 
     Parameters
@@ -52,7 +52,7 @@ def save(path: Path, model: nn.Module, bank: np.ndarray, facts: dict[str, Any], 
     write_json(path / "config.json", {"format": FORMAT, "kind": kind, "model": asdict(model.config), **facts})
 
 
-def load(path: Path | str) -> tuple[nn.Module, np.ndarray, dict[str, Any]]:
+def load(path: Path | str) -> tuple[Ranker, np.ndarray, dict[str, Any]]:
     """Read a ranker back: the model in evaluation mode on the CPU, its query bank and config.json's contents.
 
     Raises

@@ -67,7 +67,7 @@ class Reranker:
         """Width of the embeddings it takes."""
         return int(self.bank.shape[1])
 
-    def index(self, embeddings: np.ndarray, ids: Sequence[Any] | None = None) -> Index:
+    def index(self, embeddings: np.ndarray, ids: Sequence[Any] | np.ndarray | None = None) -> Index:
         """Prepare a corpus for searching.
 
         Parameters

@@ -24,7 +24,9 @@ class Settings(BaseModel):
     ranker: Literal["rank_xmodal", "allrank"] = Field("rank_xmodal", description="whose model is trained")
     lists: Literal["natural", "clean", "paper"] = Field("natural", description="the miner's protocol for training")
     negatives: int = Field(50, ge=1, description="negatives in a list")
-    pool: int | Literal["all", "auto"] = Field("auto", description="see the miner; auto: 200, natural: as test's gallery")
+    pool: int | Literal["all", "auto"] = Field(
+        "auto", description="see the miner; auto: 200, natural: as test's gallery"
+    )
     d_model: int = Field(64, ge=1)
     layers: int = Field(1, ge=0)
     heads: int = Field(4, ge=1)

@@ -20,7 +20,7 @@ def make_importable() -> None:
     """Import torchvision, declaring its missing operator schemas first where, and only where, that is needed."""
     global _library
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::" not in str(error) or _library is not None:
             raise

@@ -129,7 +129,9 @@ def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:
         If the store or the experiment doesn't exist.
     """
     if not (folder / "mlflow.db").is_file():
-        raise UserError(f"{folder}: holds no MLflow store (mlflow.db). Train something first, or name the right folder.")
+        raise UserError(
+            f"{folder}: holds no MLflow store (mlflow.db). Train something first, or name the right folder."
+        )
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=store_uri(folder))

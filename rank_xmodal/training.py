@@ -27,7 +27,7 @@ from rank_xmodal.files import read_json, replacing, write_json
 from rank_xmodal.list_tensors import ListTensors
 from rank_xmodal.query_bank import choose_bank, neighbours, training_neighbours
 from rank_xmodal.ranker import RankerConfig
-from rank_xmodal.ranker_folder import build, pick_device
+from rank_xmodal.ranker_folder import Ranker, build, pick_device
 from rank_xmodal.settings import Settings
 
 SELECTED_BY = "MRR"  # finer than R@1: with few validation queries R@1 moves in steps larger than the differences
@@ -46,7 +46,7 @@ class Trained:
     best_epoch : int; 0 is the untrained ranker
     """
 
-    model: nn.Module
+    model: Ranker
     bank: np.ndarray
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
@@ -118,9 +118,7 @@ def train(
         )
     bank_rows = choose_bank(data, direction, seed=settings.seed)
     bank = np.asarray(data.queries(direction)[bank_rows])
-    tensors = ListTensors.gather(
-        data, lists, training_neighbours(data, direction, bank_rows), device, in_bank=True
-    )
+    tensors = ListTensors.gather(data, lists, training_neighbours(data, direction, bank_rows), device, in_bank=True)
     held_out = None
     if validation is not None:
         held_out = ListTensors.gather(
