@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CONFIG_DIR / f"{NAME}.safetensors.xz")
     parser.add_argument("--steps", type=int, default=3_500)
-    parser.add_argument("--scenes", type=int, default=60_000, help="scenes drawn before training, shown many times")
+    parser.add_argument("--scenes", type=int, default=40_000, help="scenes drawn before training, shown many times")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
     arguments = parser.parse_args()
