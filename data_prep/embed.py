@@ -118,6 +118,7 @@ def embed(
         **encoder.identity,
         "dataset": corpus.name,
         "embed_key": set_key,
+        **({"weights_file": encoder.weights_file} if encoder.weights_file else {}),
     }
     written = EmbeddingSet(
         images.gather(image_keys, partial.folder / "image.ordered"),

@@ -6,7 +6,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Encoder:
         Width of an embedding.
     precision : "fp32", "fp16" or "bf16"
         What the forward pass runs in; weights and normalisation are fp32.
+    weights_file : str or None
+        The weights file, where the user named one: what loads this encoder again.
     truncated : int
         Captions met so far that are longer than the model's context and were cut by the tokenizer.
     """
@@ -45,7 +47,8 @@ class Encoder:
     device: torch.device
     precision: str
     dim: int = 0
-    truncated: int = field(default=0)
+    weights_file: str | None = None
+    truncated: int = 0
 
     @property
     def identity(self) -> dict[str, str]:
@@ -174,6 +177,7 @@ def load_encoder(
     network, preprocess, tokenizer = _build(weights)
     network.to(target).eval().requires_grad_(False)
     encoder = Encoder(weights.model, weights.tag, weights.sha256, network, preprocess, tokenizer, target, precision)
+    encoder.weights_file = str(weights.path.resolve()) if weights.by_hand else None
     # Asked of the model itself: configurations of CoCa and of timm's towers spell the width differently.
     with torch.inference_mode():
         encoder.dim = int(network.encode_text(tokenizer(["a"]).to(target)).shape[-1])

@@ -39,6 +39,8 @@ class Weights:
         mean, std, interpolation, resize_mode; empty where open_clip's defaults hold.
     notes : tuple of str
         What a user should know about this choice.
+    by_hand : bool
+        A file that the user named, and not one that the tag leads to.
     """
 
     model: str
@@ -47,6 +49,7 @@ class Weights:
     sha256: str
     preprocess: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    by_hand: bool = False
 
 
 def import_open_clip() -> Any:
@@ -90,13 +93,13 @@ def resolve(model: str, pretrained: str | None) -> Weights:
     if open_clip.get_pretrained_cfg(name, pretrained):
         check_quick_gelu(name, pretrained)
         path = _download(open_clip, name, pretrained)
-        return Weights(name, pretrained, path, sha256_of_file(path), *_facts(open_clip, name, pretrained))
+        return Weights(name, pretrained, path, sha256_of_file(path), _facts(open_clip, name, pretrained))
 
     tag, _, file = pretrained.partition("=")
     if file and open_clip.get_pretrained_cfg(name, tag):
         check_quick_gelu(name, tag)
         path = _existing(open_clip, name, file)
-        return Weights(name, tag, path, sha256_of_file(path), *_facts(open_clip, name, tag))
+        return Weights(name, tag, path, sha256_of_file(path), _facts(open_clip, name, tag), by_hand=True)
     path = _existing(open_clip, name, pretrained)
     return _from_file(open_clip, name, path)
 
@@ -129,9 +132,9 @@ def _other_activation(model: str) -> str:
     return model.removesuffix("-quickgelu") if model.endswith("-quickgelu") else f"{model}-quickgelu"
 
 
-def _facts(open_clip: Any, model: str, tag: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _facts(open_clip: Any, model: str, tag: str) -> dict[str, Any]:
     cfg = open_clip.get_pretrained_cfg(model, tag)
-    return {key: cfg[key] for key in _PREPROCESS if key in cfg}, ()
+    return {key: cfg[key] for key in _PREPROCESS if key in cfg}
 
 
 def _from_file(open_clip: Any, model: str, path: Path) -> Weights:
@@ -144,10 +147,10 @@ def _from_file(open_clip: Any, model: str, path: Path) -> Weights:
             if digest in url or f"-{digest[:8]}." in url:
                 if name == model:
                     check_quick_gelu(model, tag)
-                    return Weights(model, tag, path, digest, *_facts(open_clip, model, tag))
+                    return Weights(model, tag, path, digest, _facts(open_clip, model, tag), by_hand=True)
                 raise UserError(f"{path}: these are the {tag!r} weights of {name}. Use --model {name}.")
     tags = open_clip.list_pretrained_tags_by_model(model)
-    ways = [_facts(open_clip, model, tag)[0] for tag in tags]
+    ways = [_facts(open_clip, model, tag) for tag in tags]
     notes = []
     if any(way != ways[0] for way in ways):
         notes.append(
@@ -161,7 +164,7 @@ def _from_file(open_clip: Any, model: str, path: Path) -> Weights:
             f"If that is wrong, use --model {_other_activation(model)}."
         )
     same = ways[0] if ways and not any(way != ways[0] for way in ways) else {}
-    return Weights(model, path.name, path, digest, same, tuple(notes))
+    return Weights(model, path.name, path, digest, same, tuple(notes), by_hand=True)
 
 
 def _existing(open_clip: Any, model: str, pretrained: str) -> Path:

@@ -45,6 +45,7 @@ def test_the_set_holds_the_corpus(corpus, encoder, tmp_path, said):
     assert opened.images["path"].tolist() == [str(path.resolve()) for path in paths]
     assert opened.relevance.equals(corpus.relevance)
     assert opened.meta["weights_sha256"] == encoder.sha256
+    assert opened.meta["weights_file"] == encoder.weights_file
     for key, value in {
         "name": "set",
         "encoder": "tiny-test",

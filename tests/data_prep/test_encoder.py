@@ -69,6 +69,7 @@ def test_long_captions_are_counted(encoder):
 def test_identity(encoder, tiny_weights):
     assert (encoder.name, encoder.pretrained, encoder.precision) == ("tiny-test", "tiny.safetensors", "fp32")
     assert encoder.sha256 == sha256_of_file(tiny_weights)
+    assert encoder.weights_file == str(tiny_weights.resolve())
     assert not encoder.model.training
 
 
@@ -193,6 +194,7 @@ def test_the_demos_encoder_knows_red_from_blue(tmp_path):
 
     encoder = load_encoder("scenes-clip", "scenes", device="cpu")
     assert encoder.dim == 256
+    assert encoder.weights_file is None
     pictures = [
         render(
             Scene("white", (Shape("circle", c, "large", 0, 0), Shape("star", c, "large", 2, 2))),
