@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.torchvision_ops import make_importable
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import sha256_of_file
+from rank_xmodal.torchvision_ops import make_importable
 
 MODELS = Path(__file__).parent / "models"
 SCENES_MODEL, SCENES_TAG = "scenes-clip", "scenes"

@@ -51,9 +51,8 @@ def search(
     name = data.meta.get("encoder")
     if not name:
         raise UserError(f"{data.root}: was imported and doesn't say which encoder made it; only its own rows can ask.")
-    encoder = load_encoder(
-        name, pretrained or data.meta.get("pretrained"), None if device == "auto" else device, say=say
-    )
+    weights = pretrained or data.meta.get("weights_file") or data.meta.get("pretrained")
+    encoder = load_encoder(name, weights, None if device == "auto" else device, say=say)
     if data.meta.get("weights_sha256") not in (None, encoder.sha256):
         raise UserError(
             f"{data.root}: was embedded with other weights than {encoder.pretrained}. Name them by --pretrained."

@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
         else:
             os.replace(part, path)
     except OSError as error:
-        if error.errno == errno.ENOSPC or "No space left" in str(error):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error):
             raise UserError(f"{path}: the disk is full. Nothing was changed; free some space and run again.") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY):
             raise UserError(f"{path}: can't be written ({error.strerror}). Choose another place with --out.") from error

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rank_xmodal.dropout import dropout
 from rank_xmodal.features import cosine_features, hubness_features, penalties
 
 Block = Literal["concat", "product", "cosine", "hubness"]
@@ -85,14 +86,21 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Map (B, L, d_model) to the same shape; `attention_mask` is (B, 1, 1, L), True where a key may be seen."""
-        drop = self.dropout if self.training else 0.0
+        rate = self.dropout if self.training else 0.0
         b, length, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(b, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, dropout_p=drop)
-        x = x + F.dropout(self.out(seen.transpose(1, 2).reshape(b, length, width)), drop, self.training)
-        hidden = F.dropout(F.relu(self.up(self.norm_forward(x))), drop, self.training)
-        return x + F.dropout(self.down(hidden), drop, self.training)
+        if rate and x.device.type == "cpu":
+            # With dropout, PyTorch's kernel for the CPU does the same sums, and draws its random numbers one by one.
+            logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+            if attention_mask is not None:
+                logits = logits.masked_fill(~attention_mask, -torch.inf)
+            seen = dropout(logits.softmax(-1), rate) @ v
+        else:
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, dropout_p=rate)
+        x = x + dropout(self.out(seen.transpose(1, 2).reshape(b, length, width)), rate)
+        hidden = dropout(F.relu(self.up(self.norm_forward(x))), rate)
+        return x + dropout(self.down(hidden), rate)
 
 
 class ContextAwareRanker(nn.Module):

@@ -1,1 +1,1 @@
-"""The demo corpus `scenes`: coloured shapes drawn from a seed, captioned by two grammars that share words, not style."""
+"""The demo corpus `scenes`: coloured shapes drawn from a seed, captioned in two styles that share words only."""

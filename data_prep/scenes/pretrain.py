@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from data_prep.scenes.render import render
 from data_prep.scenes.web_captions import web_caption
 from data_prep.scenes.world import Scene, draw_scene
-from data_prep.torchvision_ops import make_importable
+from rank_xmodal.torchvision_ops import make_importable
 
 CONFIG_DIR = Path(__file__).parents[1] / "models"
 NAME = "scenes-clip"
@@ -104,8 +104,8 @@ def main() -> None:
         seen_hit += (logits.argmax(1) == target).float().mean().item()
         if step % 100 == 0:
             print(
-                f"step {step:6d}  {time.monotonic() - start:6.0f} s  loss {seen_loss / 100:.3f}  R@1 in batch {seen_hit:.1f} %  "
-                f"scale {model.logit_scale.exp().item():.1f}",
+                f"step {step:6d}  {time.monotonic() - start:6.0f} s  loss {seen_loss / 100:.3f}  "
+                f"R@1 in batch {seen_hit:.1f} %  scale {model.logit_scale.exp().item():.1f}",
                 flush=True,
             )
             seen_loss = seen_hit = 0.0
