@@ -123,9 +123,8 @@ def _pool(context: click.Context, parameter: click.Parameter, value: str) -> int
 @click.option("--out", type=click.Path(path_type=Path), help="By default lists/DIRECTION-SPLIT.parquet in DATA.")
 def mine(data: Path, direction: str, split: str, out: Path | None, **options: Any) -> None:
     """Mine hard negatives by CLIP cosine into candidate lists."""
-    from data_prep.miner import format_report
-    from data_prep.miner import mine as run
-
+    from data_prep.mining.miner import mine as run
+    from data_prep.mining.statistics import format_report
     from experiments.lists import default_path
     from rank_xmodal.embedding_set import EmbeddingSet, check_direction
 

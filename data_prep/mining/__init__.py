@@ -1,0 +1,1 @@
+"""Mining hard negatives by CLIP cosine into candidate lists."""
