@@ -166,7 +166,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            if not math.isfinite(value := float(loss + 0 * norm)):
+            if not math.isfinite(value := (loss.detach() + 0 * norm).item()):
                 raise UserError(_cause(epoch, step, loss, scores, norm, settings))
             optimizer.step()
             total += value * len(index)
