@@ -1,0 +1,37 @@
+"""allRank, imported without its data loader, which needs torchvision and Google Cloud to define the number -1."""
+
+import importlib
+import sys
+import types
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """These tensors are too small to share between threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def allrank():
+    """Namespace with allRank's `losses` and `metrics` modules; the test is skipped where allRank is not installed."""
+    pytest.importorskip("allrank")
+    loader = "allrank.data.dataset_loading"
+    stand_in = None
+    if loader not in sys.modules:
+        stand_in = types.ModuleType(loader)
+        stand_in.PADDED_Y_VALUE = -1
+        sys.modules[loader] = stand_in
+    try:
+        return types.SimpleNamespace(
+            losses=importlib.import_module("allrank.models.losses"),
+            metrics=importlib.import_module("allrank.models.metrics"),
+        )
+    finally:
+        if stand_in is not None:
+            del sys.modules[loader]

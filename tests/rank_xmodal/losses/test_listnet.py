@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+
+from rank_xmodal.losses import listnet
+
+CASES = {
+    "perfect": ([3.0, 1.0, -1.0], [1, 0, 0]),
+    "middle": ([1.0, 3.0, -1.0], [1, 0, 0]),
+    "worst": ([-1.0, 3.0, 1.0], [1, 0, 0]),
+    "two relevant": ([0.5, 0.2, -0.3, 1.0], [0, 1, 1, 0]),
+    "graded": ([0.5, 0.2, -0.3, 1.0], [3, 0, 1, 2]),
+    "padded": ([0.5, 7.0, -0.3, 1.0], [1, -1, 0, -1]),
+}
+
+
+def two_loops(scores, labels, temperature=1.0):
+    pairs = [(s / temperature, y) for s, y in zip(scores, labels, strict=True) if y >= 0]
+    total = 0.0
+    for score, label in pairs:
+        normaliser = 0.0
+        for other, _ in pairs:
+            normaliser += math.exp(other)
+        total -= label / sum(y for _, y in pairs) * math.log(math.exp(score) / normaliser)
+    return total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_two_loops(case, temperature):
+    scores, labels = CASES[case]
+    loss = listnet(torch.tensor([scores]), torch.tensor([labels]), temperature=temperature)
+    assert loss.item() == pytest.approx(two_loops(scores, labels, temperature), rel=1e-5)
+
+
+def test_equal_scores_of_51_give_ln_51():
+    labels = torch.zeros(1, 51)
+    labels[0, 7] = 1
+    assert listnet(torch.zeros(1, 51), labels).item() == pytest.approx(math.log(51), rel=1e-6)
+
+
+def test_gradient_is_softmax_minus_target():
+    scores = torch.tensor([[0.3, -0.2, 1.0, 0.1]], requires_grad=True)
+    listnet(scores, torch.tensor([[1, 0, 1, 0]])).backward()
+    expected = scores.detach().softmax(1) - torch.tensor([[0.5, 0.0, 0.5, 0.0]])
+    torch.testing.assert_close(scores.grad, expected)
+
+
+def test_positive_ten_thousand_below_keeps_its_full_gradient():
+    scores = torch.tensor([[-1e4, 0.0, 0.0]], requires_grad=True)
+    loss = listnet(scores, torch.tensor([[1, 0, 0]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(1e4, rel=1e-3)
+    torch.testing.assert_close(scores.grad, torch.tensor([[-1.0, 0.5, 0.5]]))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan, "warm", True])
+def test_bad_temperature(temperature):
+    with pytest.raises(ValueError, match=r"temperature is .*above 0"):
+        listnet(torch.zeros(1, 2), torch.zeros(1, 2), temperature=temperature)
+
+
+def test_allrank_agrees_when_given_logits_of_our_target(allrank):
+    """allRank softmaxes the labels, so labels log(y / sum y) are the ones for which its target is ours."""
+    scores, labels = torch.randn(8, 6), torch.randint(1, 4, (8, 6))
+    theirs = allrank.losses.listNet(scores, (labels / labels.sum(1, keepdim=True)).log())
+    torch.testing.assert_close(listnet(scores, labels), theirs)
+
+
+def test_allrank_pushes_a_positive_back_beyond_a_gap_of_1(allrank):
+    labels = torch.tensor([[1.0, 0.0, 0.0]])
+    gradients = {}
+    for name, loss in (("ours", listnet), ("allrank", allrank.losses.listNet)):
+        scores = torch.tensor([[1.5, 0.0, 0.0]], requires_grad=True)
+        loss(scores, labels).backward()
+        gradients[name] = scores.grad[0, 0].item()
+    assert gradients["allrank"] > 0.01
+    assert gradients["ours"] < -0.1
+
+
+def test_allrank_loses_the_gradient_of_a_badly_ranked_positive(allrank):
+    """Its log(softmax + 1e-10) is flat where the softmax is below 1e-10; a gap of 40 is enough."""
+    scores = torch.tensor([[-40.0, 0.0]], requires_grad=True)
+    allrank.losses.binary_listNet(scores, torch.tensor([[1.0, 0.0]])).backward()
+    assert abs(scores.grad[0, 0].item()) < 1e-5
+    scores.grad = None
+    listnet(scores, torch.tensor([[1.0, 0.0]])).backward()
+    assert scores.grad[0, 0].item() == pytest.approx(-1.0)

@@ -1,0 +1,124 @@
+import math
+
+import pytest
+import torch
+
+from rank_xmodal import metrics
+from rank_xmodal.losses import neuralndcg
+
+CASES = {
+    "perfect": ([3.0, 1.0, -1.0], [1, 0, 0]),
+    "middle": ([1.0, 3.0, -1.0], [1, 0, 0]),
+    "worst": ([-1.0, 3.0, 1.0], [1, 0, 0]),
+    "two relevant": ([0.5, 0.2, -0.3, 1.0], [0, 1, 1, 0]),
+    "graded": ([0.5, 0.2, -0.3, 1.0], [3, 0, 1, 2]),
+    "tied": ([0.5, 0.5, 0.5, 0.1], [1, 0, 0, 2]),
+    "padded": ([0.5, 7.0, -0.3, 1.0, 0.9], [1, -1, 0, -1, 0]),
+}
+
+
+def plain(scores, labels, temperature=1.0, k=None, iterations=50):
+    """Matrix by matrix, as the paper has it."""
+    items = [(s, y) for s, y in zip(scores, labels, strict=True) if y >= 0]
+    s, gains, n = [s for s, _ in items], [2.0**y - 1 for _, y in items], len(items)
+    k = min(k or n, n)
+    matrix = []
+    for rank in range(1, n + 1):
+        logits = [((n + 1 - 2 * rank) * s[j] - sum(abs(s[j] - other) for other in s)) / temperature for j in range(n)]
+        weights = [math.exp(logit - max(logits)) for logit in logits]
+        matrix.append([weight / sum(weights) for weight in weights])
+    for _ in range(iterations):
+        columns = [sum(row[j] for row in matrix) for j in range(n)]
+        matrix = [[row[j] / columns[j] for j in range(n)] for row in matrix]
+        matrix = [[entry / sum(row) for entry in row] for row in matrix]
+    relaxed = sum(sum(matrix[r][j] * gains[j] for j in range(n)) / math.log2(r + 2) for r in range(k))
+    ideal = sum(gain / math.log2(r + 2) for r, gain in enumerate(sorted(gains, reverse=True)[:k]))
+    return -relaxed / ideal
+
+
+@pytest.mark.parametrize("k", [None, 1, 2, 10])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_plain_loops(case, temperature, k):
+    scores, labels = CASES[case]
+    loss = neuralndcg(torch.tensor([scores]), torch.tensor([labels]), temperature=temperature, k=k)
+    assert loss.item() == pytest.approx(plain(scores, labels, temperature, k), rel=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_iterations_are_counted_as_columns_then_rows(iterations):
+    scores, labels = CASES["graded"]
+    loss = neuralndcg(torch.tensor([scores]), torch.tensor([labels]), iterations=iterations)
+    assert loss.item() == pytest.approx(plain(scores, labels, iterations=iterations), rel=1e-5)
+
+
+def test_equal_scores_of_51():
+    labels = torch.zeros(1, 51)
+    labels[0, 7] = 1
+    mean_discount = sum(1 / math.log2(rank + 1) for rank in range(1, 52)) / 51
+    assert mean_discount == pytest.approx(0.25634, abs=5e-6)
+    assert neuralndcg(torch.zeros(1, 51), labels).item() == pytest.approx(-mean_discount, rel=1e-6)
+
+
+def test_tends_to_minus_ndcg_as_the_temperature_falls():
+    scores, labels = torch.randn(16, 12).double(), torch.randint(0, 3, (16, 12))
+    loss = neuralndcg(scores, labels, temperature=1e-6, k=5, reduction="none")
+    torch.testing.assert_close(-loss, metrics.ndcg(scores, labels, k=5))
+
+
+@pytest.mark.parametrize("gap", [50.0, 1e4])
+def test_gradient_vanishes_as_scores_spread(gap):
+    """A limit of the method, not of the code: the relaxed sort has become the sort, which is flat."""
+    scores = torch.tensor([[-gap, gap, 0.0]], requires_grad=True)
+    loss = neuralndcg(scores, torch.tensor([[1, 0, 0]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(-0.5)
+    assert scores.grad.abs().max() < 1e-6
+
+
+def test_a_list_does_not_depend_on_how_fast_another_converges():
+    scores = torch.randn(2, 20) * torch.tensor([[0.01], [8.0]])
+    labels = torch.zeros(2, 20).index_fill_(1, torch.tensor([4]), 1.0)
+    together = neuralndcg(scores, labels, reduction="none")
+    alone = [neuralndcg(scores[i : i + 1], labels[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("k", 0), ("iterations", 0), ("iterations", None), ("temperature", 0.0)])
+def test_bad_parameters(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}: pass"):
+        neuralndcg(torch.zeros(1, 2), torch.zeros(1, 2), **{name: value})
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_allrank_agrees_with_padding_at_the_end(allrank, k):
+    scores, labels = torch.randn(6, 9), torch.randint(0, 3, (6, 9)).float()
+    labels[:, 0] = 1
+    labels[2:, 7:] = -1
+    ours, theirs = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    loss, reference = neuralndcg(ours, labels, k=k), allrank.losses.neuralNDCG(theirs, labels, k=k)
+    torch.testing.assert_close(loss, reference, rtol=1e-4, atol=1e-6)
+    loss.backward()
+    reference.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_allrank_is_wrong_with_padding_elsewhere(allrank):
+    """It masks the row, a rank, by the place of the padded item."""
+    scores, labels = torch.tensor([[9.0, 2.0, 1.0]]), torch.tensor([[-1.0, 0.0, 1.0]])
+    expected = plain(scores[0].tolist(), labels[0].tolist())
+    assert allrank.losses.neuralNDCG(scores, labels).item() != pytest.approx(expected, abs=0.05)
+    assert neuralndcg(scores, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_allrank_without_a_positive_has_no_gradient(allrank):
+    scores, labels = torch.randn(1, 3, requires_grad=True), torch.zeros(1, 3)
+    assert not allrank.losses.neuralNDCG(scores, labels).requires_grad
+    neuralndcg(scores, labels).backward()
+    assert (scores.grad == 0).all()
+
+
+def test_allrank_fails_gradcheck_in_float64(allrank):
+    scores, labels = torch.randn(1, 4).double().requires_grad_(), torch.tensor([[0.0, 1.0, 0.0, 2.0]]).double()
+    with pytest.raises(RuntimeError):
+        torch.autograd.gradcheck(allrank.losses.neuralNDCG, (scores, labels))
