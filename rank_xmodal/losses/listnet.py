@@ -35,7 +35,8 @@ def listnet(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reducti
     scores, labels, valid = prepare(scores, labels, reduction)
     relevance = labels.clamp(min=0)
     total = relevance.sum(dim=1)
-    logits = (scores / temperature).masked_fill(~valid, torch.finfo(scores.dtype).min)
-    terms = torch.where(relevance > 0, relevance * torch.log_softmax(logits, dim=1), 0.0)
+    # Finite, so that 0 times the log-probability of padding is 0; its probability is exactly 0 all the same.
+    logits = (scores / temperature).masked_fill(~valid, -1e30)
+    cross_entropy = -(relevance * torch.log_softmax(logits, dim=1)).sum(dim=1)
     informative = total > 0
-    return reduce(-terms.sum(dim=1) / torch.where(informative, total, 1.0), informative, reduction)
+    return reduce(cross_entropy / torch.where(informative, total, 1.0), informative, reduction)

@@ -82,8 +82,8 @@ def _call(
 
 
 def _nearest(name: str) -> str:
+    spelt = {form.removesuffix("@k").lower(): form for form in _FORMS}
+    letters = re.split(r"[^a-z_]", name.strip().lower())[0]
+    close = get_close_matches(letters, spelt, n=1, cutoff=0.5)
     k = re.search(r"[1-9][0-9]*", name)
-    known = {form.replace("@k", f"@{k.group() if k else 10}") for form in _FORMS}
-    close = get_close_matches(name.lower(), sorted(form.lower() for form in known), n=1, cutoff=0.4)
-    spelt = {form.lower(): form for form in known}
-    return f" Did you mean {spelt[close[0]]!r}?" if close else ""
+    return f" Did you mean {spelt[close[0]].replace('@k', f'@{k.group() if k else 10}')!r}?" if close else ""

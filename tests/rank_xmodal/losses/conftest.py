@@ -9,8 +9,9 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread_one_seed():
     """These tensors are too small to share between threads."""
+    torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
