@@ -66,6 +66,14 @@ def test_tends_to_minus_ndcg_as_the_temperature_falls():
     torch.testing.assert_close(-loss, metrics.ndcg(scores, labels, k=5))
 
 
+def test_a_large_common_score_costs_no_precision():
+    """Scores on a grid that float32 holds exactly with the number added, so that only the arithmetic can lose digits."""
+    scores, labels = (torch.randn(4, 51) * 256).round() / 256, torch.zeros(4, 51)
+    labels[:, 5] = 1
+    expected = neuralndcg(scores.double(), labels)
+    assert neuralndcg(scores + 4096, labels).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("gap", [50.0, 1e4])
 def test_gradient_vanishes_as_scores_spread(gap):
     """A limit of the method, not of the code: the relaxed sort has become the sort, which is flat."""
