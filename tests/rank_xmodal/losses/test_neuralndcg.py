@@ -67,7 +67,7 @@ def test_tends_to_minus_ndcg_as_the_temperature_falls():
 
 
 def test_a_large_common_score_costs_no_precision():
-    """Scores on a grid that float32 holds exactly with the number added, so that only the arithmetic can lose digits."""
+    """Scores on a grid that float32 still holds exactly with the number added: only the arithmetic can lose digits."""
     scores, labels = (torch.randn(4, 51) * 256).round() / 256, torch.zeros(4, 51)
     labels[:, 5] = 1
     expected = neuralndcg(scores.double(), labels)
