@@ -81,11 +81,11 @@ def _coarse(
     rows = torch.zeros((n, keep), dtype=torch.int64)
     bound = torch.full((n,), -torch.inf)
     for start in range(0, m, _CHUNK):
-        chunk = torch.from_numpy(np.ascontiguousarray(candidates[start : start + _CHUNK])).to(device).float().T
+        chunk = _on(device, candidates[start : start + _CHUNK]).T
         height = max(1, block_bytes // (4 * chunk.shape[1]))
         for first in range(0, n, height):
             part = slice(first, first + height)
-            block = torch.from_numpy(np.ascontiguousarray(queries[part])).to(device).float() @ chunk
+            block = _on(device, queries[part]) @ chunk
             found, columns, left = (x.cpu() for x in _top_of_block(block, min(keep, block.shape[1])))
             both = torch.cat([values[part], found], dim=1)
             merged = both.topk(min(keep + 1, both.shape[1]), dim=1)
@@ -95,6 +95,10 @@ def _coarse(
             values[part] = merged.values[:, :keep]
             rows[part] = source.gather(1, merged.indices[:, :keep])
     return values.numpy(), rows.numpy(), bound.numpy()
+
+
+def _on(device: torch.device, rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(rows)).to(device).float()  # a copy: torch takes no read-only memory map
 
 
 def _top_of_block(block: torch.Tensor, keep: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -58,10 +58,11 @@ class Tracker:
             # MLflow's own chatter: migrations, a git warning, anonymous usage reports.
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-            for noisy in ("mlflow", "alembic"):
-                logging.getLogger(noisy).setLevel(logging.WARNING)
             from mlflow import MlflowClient
             from mlflow.entities import Param, RunTag
+
+            for noisy in ("mlflow", "alembic"):
+                logging.getLogger(noisy).setLevel(logging.WARNING)
 
             self.folder.mkdir(parents=True, exist_ok=True)
             client = MlflowClient(tracking_uri=store_uri(self.folder))
