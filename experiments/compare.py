@@ -71,7 +71,7 @@ def from_experiment(tracking: Path, experiment: str) -> list[Entry]:
             row: {name: metrics[f"{prefix}/{metric_key(name)}"] for name in SHOWN}
             for row, prefix in (("clip", "clip"), ("csls", "csls"), ("ranker", "test"))
         }
-        same = {k: v for k, v in params.items() if k not in ("code", "device")}
+        same = {k: v for k, v in params.items() if k != "device"}
         newest.setdefault(
             tuple(sorted(same.items())),
             {

@@ -108,8 +108,10 @@ def run_training(
             "ranker": settings.ranker,
             "dataset": data.name,
             "seed": str(settings.seed),
-            "code": _code_version(),
+            "mlflow.source.name": "rank-xmodal train",
+            "mlflow.source.git.commit": _code_version(),
         },
+        dataset=(data.name, data.fingerprint),
         run_id=known,
     )
     if tracker.run_id:
@@ -208,7 +210,6 @@ def _params(data: EmbeddingSet, direction: Direction, settings: Settings, lists:
         "encoder": data.meta.get("encoder", "unknown"),
         "training_lists": len(lists),
         "list_length": lists.length,
-        "code": _code_version(),
     }
 
 

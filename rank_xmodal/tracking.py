@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -49,9 +50,18 @@ class Tracker:
             self._client = None
 
     def start(
-        self, experiment: str, name: str, params: dict[str, Any], tags: dict[str, str], run_id: str | None = None
+        self,
+        experiment: str,
+        name: str,
+        params: dict[str, Any],
+        tags: dict[str, str],
+        dataset: tuple[str, str] | None = None,
+        run_id: str | None = None,
     ) -> None:
-        """Open a run, or go on with `run_id` where the store still has it."""
+        """Open a run, or go on with `run_id` where the store still has it.
+
+        `dataset` is a data set's name and digest, shown in the column Dataset.
+        """
         if self.folder is None:
             return
         with self._guarded():
@@ -59,7 +69,7 @@ class Tracker:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
             from mlflow import MlflowClient
-            from mlflow.entities import Param, RunTag
+            from mlflow.entities import Dataset, DatasetInput, Param, RunTag
 
             for noisy in ("mlflow", "alembic"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -68,7 +78,9 @@ class Tracker:
             client = MlflowClient(tracking_uri=store_uri(self.folder))
             found = client.get_experiment_by_name(experiment)
             artifacts = (self.folder / "artifacts").resolve().as_uri()
-            number = found.experiment_id if found else client.create_experiment(experiment, artifacts)
+            # The kind makes the UI open on the table of runs and metrics.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            number = found.experiment_id if found else client.create_experiment(experiment, artifacts, kind)
             if run_id is not None:
                 with contextlib.suppress(Exception):  # a store that was deleted meanwhile: open a new run
                     client.update_run(run_id, status="RUNNING")
@@ -77,6 +89,9 @@ class Tracker:
             run = client.create_run(number, run_name=name)
             flat = [Param(key, str(value)[:_LONGEST]) for key, value in params.items()]
             client.log_batch(run.info.run_id, params=flat, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+            if dataset is not None:
+                entity = Dataset(dataset[0], dataset[1][:36], "local", json.dumps({"fingerprint": dataset[1]}))
+                client.log_inputs(run.info.run_id, [DatasetInput(entity, [])])
             self.run_id, self._client = run.info.run_id, client
 
     def epoch(self, figures: dict[str, float]) -> None:
