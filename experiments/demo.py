@@ -12,7 +12,8 @@ from rich.console import Console
 from data_prep.datasets import load
 from data_prep.embed import embed
 from data_prep.encoder import load_encoder
-from experiments.compare import as_tables, from_folders
+from experiments.compare import as_tables, from_folders, summarise
+from experiments.plots import plot_comparison
 from experiments.train import run_name, run_training
 from rank_xmodal import settings
 from rank_xmodal.errors import UserError
@@ -47,9 +48,12 @@ def run(config: Path | None, tracking: Path, say: Callable[[str], None] = print)
         for loss in plan["losses"]:
             chosen = settings.parse({**plan["settings"], "loss": loss}, str(path))
             out = Path(plan["runs"]) / run_name(chosen, direction)
-            run_training(data, direction, chosen, out, tracking=tracking, say=say)
+            run_training(data, direction, chosen, out, tracking=tracking, overwrite=True, say=say)
             folders.append(out)
     console = Console(width=None if Console().is_terminal else 120)
-    for table in as_tables(from_folders(folders), data.name):
+    entries = from_folders(folders)
+    for table in as_tables(entries, data.name):
         console.print(table)
-    say(f"demo: {time.monotonic() - started:.0f} s. Runs are in {plan['runs']} and in MLflow: make ui")
+    picture = Path(plan["runs"]) / "comparison.png"
+    plot_comparison(summarise(entries), f"{data.name}, test", picture)
+    say(f"demo: {time.monotonic() - started:.0f} s. Picture: {picture}. Side by side in MLflow: make ui")

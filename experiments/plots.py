@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 
@@ -43,3 +44,32 @@ def plot_run(history: list[dict[str, float]], report: dict[str, Any], title: str
         right.legend(fontsize=7, loc="upper left", ncols=4)
     figure.suptitle(title)
     figure.savefig(out, dpi=110)
+
+
+def plot_comparison(summary: dict[str, dict[str, dict[str, list[float]]]], title: str, out: Path) -> None:
+    """Draw R@1 of every row, one panel a direction, into a PNG file.
+
+    Parameters
+    ----------
+    summary : as `compare.summarise` returns it: row -> direction -> metric -> one value per seed
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    headings = {"t2i": "text to image", "i2t": "image to text"}
+    directions = [d for d in headings if any(d in row for row in summary.values())]
+    figure = Figure(figsize=(4.6 * len(directions), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, direction in zip(figure.subplots(1, len(directions), squeeze=False)[0], directions, strict=True):
+        labels = [label for label, row in summary.items() if direction in row]
+        values = [[100 * v for v in summary[label][direction]["R@1"]] for label in labels]
+        means = [mean(v) for v in values]
+        errors = [stdev(v) if len(v) > 1 else 0.0 for v in values]
+        colours = [{"CLIP": "0.6", "CSLS": "tab:purple"}.get(label, "tab:green") for label in labels]
+        bars = axis.barh(labels, means, xerr=errors if any(errors) else None, color=colours)
+        axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+        axis.axvline(means[0], color="0.4", lw=0.8, ls=":")
+        axis.invert_yaxis()
+        axis.set(title=headings[direction], xlabel="R@1, %", xlim=(0, 1.14 * max(means)))
+    figure.suptitle(title)
+    figure.savefig(out, dpi=120)

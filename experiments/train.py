@@ -22,7 +22,7 @@ from rank_xmodal.candidate_lists import CandidateLists
 from rank_xmodal.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation import MEAN_RANK, FirstStage, evaluate, first_stage
-from rank_xmodal.files import read_json, replacing, write_json
+from rank_xmodal.files import read_json, replacing, sha256, write_json
 from rank_xmodal.query_bank import neighbours
 from rank_xmodal.ranker_folder import pick_device
 from rank_xmodal.settings import Settings
@@ -69,18 +69,27 @@ def run_training(
     UserError
         If `out` holds another ranker and `overwrite` is false, or as mining and training.
     """
-    identity = {"settings": settings.model_dump(), "direction": direction, "fingerprint": data.fingerprint}
-    if (out / "config.json").is_file() and not overwrite:
+    identity = {
+        "settings": settings.model_dump(),
+        "direction": direction,
+        "fingerprint": data.fingerprint,
+        "lists_given": sha256(lists.query, lists.candidates, lists.labels) if lists else None,
+    }
+    if (out / "config.json").is_file():
         facts = read_json(out / "config.json")
         if all(facts.get(key) == value for key, value in identity.items()):
             say(f"{out}: already trained with these settings on this data; reading its report.")
             return facts.get("test") or {}
-        raise UserError(
-            f"{out}: holds a ranker trained with other settings or on other data. "
-            "Choose another --out, or replace it with --overwrite."
-        )
-    if overwrite and (out / "checkpoint").is_dir():
-        shutil.rmtree(out / "checkpoint")
+        if not overwrite:
+            raise UserError(
+                f"{out}: holds a ranker trained with other settings or on other data. "
+                "Choose another --out, or replace it with --overwrite."
+            )
+    unfinished = out / "checkpoint" / "state.json"
+    if overwrite and unfinished.is_file():
+        facts = read_json(unfinished)
+        if any(facts[key] != value for key, value in identity.items() if key in facts):
+            shutil.rmtree(unfinished.parent)  # of another training; one's own goes on
     chosen = training_lists(data, direction, settings, say) if lists is None else lists
     if chosen.direction != direction:
         raise UserError(f"--lists: its lists are {chosen.direction}, --direction is {direction}.")
