@@ -211,7 +211,7 @@ class _steps:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from experiments.compare import SHOWN
+    from experiments.train import SHOWN
     from rank_xmodal.evaluation import MEAN_RANK
 
     click.echo(

@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
+from experiments.train import METRIC_GROUPS, SHOWN
 from rank_xmodal.embedding_set import DIRECTIONS
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation import MEAN_RANK
 from rank_xmodal.files import read_json
 from rank_xmodal.tracking import metric_key, read_runs
 
-SHOWN = ("R@1", "R@5", "R@10", "MRR", "NDCG@10", MEAN_RANK)
 _SUMMED = ("R@1", "R@5", "R@10")
 _HEADINGS = {"t2i": "text to image", "i2t": "image to text"}
 
@@ -69,7 +69,7 @@ def from_experiment(tracking: Path, experiment: str) -> list[Entry]:
             continue
         rows = {
             row: {name: metrics[f"{prefix}/{metric_key(name)}"] for name in SHOWN}
-            for row, prefix in (("clip", "clip"), ("csls", "csls"), ("ranker", "test"))
+            for row, prefix in METRIC_GROUPS.items()
         }
         same = {k: v for k, v in params.items() if k != "device"}
         newest.setdefault(

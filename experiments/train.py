@@ -30,6 +30,8 @@ from rank_xmodal.tracking import Tracker, metric_key
 from rank_xmodal.training import Trained, train
 
 SHOWN = (*metrics.DEFAULT, MEAN_RANK)
+# What the rows of a report are called in MLflow, whose charts come in alphabetical order: the ranker's before CLIP's.
+METRIC_GROUPS = {"ranker": "test", "clip": "test_clip", "csls": "test_csls"}
 
 
 def run_name(settings: Settings, direction: str) -> str:
@@ -192,7 +194,7 @@ def _finish(
         write_json(out / "test.json", report)
     final = {}
     if report:
-        for row, prefix in (("ranker", "test"), ("clip", "clip"), ("csls", "csls")):
+        for row, prefix in METRIC_GROUPS.items():
             final.update({f"{prefix}/{metric_key(name)}": report[row][name] for name in SHOWN})
         final["gain/R1"] = report["ranker"]["R@1"] - report["clip"]["R@1"]
         final["test/ceiling"] = report["ceiling"]
