@@ -247,6 +247,8 @@ def evaluate(run: Path, data: Path, split: str, depth: int, json_file: Path | No
     if reranker.dim != opened.dim:
         raise UserError(f"{run}: takes embeddings {reranker.dim} wide, those of {data} are {opened.dim} wide.")
     direction = reranker.facts["direction"]
+    if split == "train":
+        say("train: these queries stand in the ranker's query bank; expect figures that mean little. Use val or test.")
     stage = first_stage(opened, direction, split, depth)
     near = neighbours(opened.candidates(direction), reranker.bank)
     report, _ = compute(reranker.model, opened, stage, near, reranker.device)

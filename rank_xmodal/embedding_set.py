@@ -269,8 +269,12 @@ def _check(data: EmbeddingSet, where: str) -> None:
     if pairs.duplicated().any():
         row = int(np.flatnonzero(pairs.duplicated().to_numpy())[0])
         raise UserError(f"{where}: relevance row {row} repeats the pair {tuple(map(int, pairs.iloc[row]))}.")
-    if not len(pairs) or (data.relevance["grade"].to_numpy() < 1).any():
-        raise UserError(f"{where}: relevance needs at least one pair, and every grade must be 1 or more.")
+    grades = data.relevance["grade"].to_numpy()
+    if not len(pairs):
+        raise UserError(f"{where}: no caption belongs to any image. Relevance needs at least one pair.")
+    wrong = np.flatnonzero((grades < 1) | (grades > 127))  # labels in lists are int8
+    if len(wrong):
+        raise UserError(f"{where}: relevance row {wrong[0]} has the grade {grades[wrong[0]]}; use 1 to 127.")
 
 
 def _fingerprint(data: EmbeddingSet) -> str:
