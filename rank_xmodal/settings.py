@@ -47,8 +47,8 @@ class Settings(BaseModel):
     def _known_loss(cls, value: str) -> str:
         if value not in losses.names():
             near = difflib.get_close_matches(value, losses.names(), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown loss {value!r}; known are {', '.join(losses.names())}.{hint}")
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"no such loss; {hint}Known are {', '.join(losses.names())}")
         return value
 
 
@@ -85,7 +85,8 @@ def parse(values: dict[str, Any], where: str = "settings") -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:1])
-        raise UserError(f"{where}: {key}={first['input']!r}: {first['msg']}.") from error
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise UserError(f"{where}: {key}={first['input']!r}: {message}.") from error
     if settings.d_model % settings.heads:
         raise UserError(f"{where}: d_model={settings.d_model} must be a multiple of heads={settings.heads}.")
     losses.get(settings.loss, **settings.loss_params)
