@@ -138,10 +138,12 @@ def train(
     state.resume()
 
     def validate(figures: dict[str, float]) -> None:
+        by_query = None
         if held_out is not None and validation is not None:
-            scores = score_lists(model, held_out)
-            figures.update({f"val_{k}": v for k, v in mean(per_query(scores, validation)).items()})
-        state.note(figures, key=f"val_{SELECTED_BY}")
+            values = per_query(score_lists(model, held_out), validation)
+            figures.update({f"val_{k}": v for k, v in mean(values).items()})
+            by_query = values[SELECTED_BY]
+        state.note(figures, by_query)
         on_epoch(figures)
 
     if not state.history:
@@ -224,13 +226,14 @@ class _State:
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
         self.best = self._weights()
+        self.highest = torch.zeros(0, dtype=torch.float64)  # the highest validation so far, by query
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
-    def note(self, figures: dict[str, float], key: str) -> None:
+    def note(self, figures: dict[str, float], by_query: torch.Tensor | None) -> None:
         self.history.append(figures)
-        if key not in figures or figures[key] > self.history[self.best_epoch][key] or len(self.history) == 1:
+        if by_query is None or self._good_enough(by_query):
             self.best_epoch, self.best = int(figures["epoch"]), self._weights()
         if self.folder is None:
             return
@@ -243,12 +246,30 @@ class _State:
             **{f"best.{name}": value for name, value in self.best.items()},
             **{f"now.{name}": value.contiguous() for name, value in self._weights().items()},
             **moments,
+            "highest": self.highest,
         }
         facts = {**self.identity, "history": self.history, "best_epoch": self.best_epoch}
         with replacing(self.folder) as part:
             part.mkdir(parents=True)
             save_file(tensors, part / "state.safetensors")
             write_json(part / "state.json", facts)
+
+    def _good_enough(self, by_query: torch.Tensor) -> bool:
+        """Say whether an epoch is the best so far, or within a standard error of it.
+
+        With few validation queries the highest epoch is chosen by luck, and a later one, at a lower learning rate, is
+        the better bet; with many, a standard error is next to nothing. (The one-standard-error rule of Breiman et al.
+        1984, over paired queries.)
+        """
+        if not len(self.highest):
+            self.highest = by_query
+            return True
+        gain = by_query - self.highest
+        if gain.mean() > 0:
+            self.highest = by_query
+            return True
+        error = gain.std() / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
+        return bool(gain.any()) and bool(gain.mean() >= -error)
 
     def resume(self) -> None:
         if self.folder is None or not self.folder.is_dir():
@@ -272,6 +293,7 @@ class _State:
                 _, number, name = key.split(".", 2)
                 entries.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
+        self.highest = tensors["highest"]
         self.history, self.best_epoch = facts["history"], facts["best_epoch"]
 
     def load_best(self) -> None:
