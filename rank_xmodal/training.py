@@ -169,7 +169,7 @@ def train(
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             if not math.isfinite(value := (loss.detach() + 0 * norm).item()):
-                raise UserError(_cause(epoch, step, loss, scores, norm, settings))
+                raise UserError(_cause(epoch, step, loss.detach(), scores.detach(), norm, settings))
             optimizer.step()
             total += value * len(index)
             on_step(epoch, step + 1, steps)
