@@ -110,7 +110,7 @@ def test_what_is_broken_on_disk_is_named(tmp_path):
         (place / name).write_bytes(whole[name])
     EmbeddingSet.open(place)
     np.save(place / "image_emb.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="not a whole .npy"):
+    with pytest.raises(UserError, match=r"not a whole \.npy"):
         EmbeddingSet.open(place)
     with pytest.raises(UserError, match="no such folder"):
         EmbeddingSet.open(tmp_path / "none")
