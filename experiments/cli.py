@@ -125,12 +125,21 @@ def mine(data: Path, direction: str, split: str, out: Path | None, **options: An
     """Mine hard negatives by CLIP cosine into candidate lists."""
     from data_prep.mining.miner import mine as run
     from data_prep.mining.statistics import format_report
+    from data_prep.progress import progress_bar
     from experiments.lists import default_path
     from rank_xmodal.embedding_set import EmbeddingSet, check_direction
 
     opened = EmbeddingSet.open(data)
     way = check_direction(direction)
-    lists = run(opened, way, split, **options)
+    done = 0
+    with progress_bar("queries", len(opened.query_rows(way, split)), say=say) as advance:
+
+        def progress(count: int, total: int) -> None:
+            nonlocal done
+            advance(count - done)
+            done = count
+
+        lists = run(opened, way, split, progress=progress, **options)
     target = out or default_path(opened, way, split)
     lists.write(target)
     click.echo(format_report(lists))
@@ -159,6 +168,7 @@ def train(
     mlruns: Path, no_tracking: bool,
 ) -> None:  # fmt: skip
     """Train a ranker, evaluate it on test, track it in MLflow. Interrupted, it goes on where it stopped."""
+    from experiments.terminal import step_bar
     from experiments.train import run_training
     from rank_xmodal import settings
     from rank_xmodal.candidate_lists import CandidateLists
@@ -169,7 +179,7 @@ def train(
     )
     opened = EmbeddingSet.open(data)
     lists = CandidateLists.read(lists_file, opened) if lists_file else None
-    with _steps() as on_step:
+    with step_bar(say) as (tell, on_step):
         report = run_training(
             opened,
             check_direction(direction),
@@ -178,36 +188,12 @@ def train(
             lists=lists,
             tracking=None if no_tracking else mlruns,
             overwrite=overwrite,
-            say=say,
+            say=tell,
             on_step=on_step,
         )
     if report:
         _print_report(report)
     click.echo(f"wrote {out}")
-
-
-class _steps:
-    """A bar for the steps of an epoch, on a terminal; elsewhere the lines of the epochs are enough."""
-
-    def __enter__(self) -> Any:
-        self.bar: Any = None
-        if not sys.stderr.isatty():
-            return lambda epoch, step, steps: None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.bar = Progress(console=Console(stderr=True), transient=True)
-        self.bar.start()
-        task = self.bar.add_task("training")
-
-        def on_step(epoch: int, step: int, steps: int) -> None:
-            self.bar.update(task, description=f"epoch {epoch}", completed=step, total=steps)
-
-        return on_step
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
 
 
 def _print_report(report: dict[str, Any]) -> None:

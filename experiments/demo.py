@@ -14,6 +14,7 @@ from data_prep.embed import embed
 from data_prep.encoder import load_encoder
 from experiments.compare import as_tables, from_folders, summarise
 from experiments.plots import plot_comparison
+from experiments.terminal import step_bar
 from experiments.train import run_name, run_training
 from rank_xmodal import settings
 from rank_xmodal.errors import UserError
@@ -48,7 +49,8 @@ def run(config: Path | None, tracking: Path, say: Callable[[str], None] = print)
         for loss in plan["losses"]:
             chosen = settings.parse({**plan["settings"], "loss": loss}, str(path))
             out = Path(plan["runs"]) / run_name(chosen, direction)
-            run_training(data, direction, chosen, out, tracking=tracking, overwrite=True, say=say)
+            with step_bar(say) as (tell, on_step):
+                run_training(data, direction, chosen, out, tracking=tracking, overwrite=True, say=tell, on_step=on_step)
             folders.append(out)
     console = Console(width=None if Console().is_terminal else 120)
     entries = from_folders(folders)
