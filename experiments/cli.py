@@ -255,7 +255,7 @@ def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path) -> Non
 
     if bool(runs) == bool(experiment):
         raise UserError("compare: name runs' folders, or an --experiment.")
-    entries = from_experiment(mlruns, experiment) if experiment else from_folders(list(runs))
+    entries = from_experiment(mlruns, experiment, say) if experiment else from_folders(list(runs))
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in as_tables(entries, experiment or "runs"):
         console.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,6 +15,7 @@ from rank_xmodal.embedding_set import DIRECTIONS
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation import MEAN_RANK
 from rank_xmodal.files import read_json
+from rank_xmodal.settings import Settings
 from rank_xmodal.tracking import metric_key, read_runs
 
 _SUMMED = ("R@1", "R@5", "R@10")
@@ -45,7 +47,8 @@ def from_folders(folders: list[Path]) -> list[Entry]:
                 "label": _label(settings["loss"], settings["features"], settings["ranker"]),
                 "direction": report["direction"],
                 "seed": settings["seed"],
-                "on": (facts["fingerprint"], report["candidates"]),
+                "settings": {**settings, "lists_given": facts.get("lists_given")},
+                "on": facts["fingerprint"],
                 "name": str(folder),
                 "rows": {row: report[row] for row in ("clip", "csls", "ranker")},
                 "ceiling": report["ceiling"],
@@ -54,8 +57,10 @@ def from_folders(folders: list[Path]) -> list[Entry]:
     return entries
 
 
-def from_experiment(tracking: Path, experiment: str) -> list[Entry]:
+def from_experiment(tracking: Path, experiment: str, say: Callable[[str], None] = print) -> list[Entry]:
     """Read the finished runs of an MLflow experiment; of several with the same settings, the newest.
+
+    Runs on data that has been replaced since are left out, and `say` is told.
 
     Raises
     ------
@@ -78,7 +83,8 @@ def from_experiment(tracking: Path, experiment: str) -> list[Entry]:
                 "label": _label(tags["loss"], tags["features"], tags["ranker"]),
                 "direction": tags["direction"],
                 "seed": int(tags["seed"]),
-                "on": (params["dataset_fingerprint"], params["list_length"]),
+                "settings": {k: v for k, v in params.items() if k in Settings.model_fields or "loss_params" in k},
+                "on": params["dataset_fingerprint"],
                 "name": run["name"],
                 "rows": rows,
                 "ceiling": metrics["test/ceiling"],
@@ -86,13 +92,25 @@ def from_experiment(tracking: Path, experiment: str) -> list[Entry]:
         )
     if not newest:
         raise UserError(f"--experiment {experiment!r}: no finished run has test metrics yet.")
-    return list(newest.values())
+    entries = list(newest.values())
+    current = [entry for entry in entries if entry["on"] == entries[0]["on"]]
+    if len(current) < len(entries):
+        say(f"{len(entries) - len(current)} runs on earlier data of the same name are left out.")
+    return current
 
 
 def _label(loss: str, features: str, ranker: str) -> str:
     if ranker != "rank_xmodal":
         return f"{loss} ({ranker})"
     return loss if features == "full" else f"{loss} ({features})"
+
+
+def _differing(entry: Entry, entries: list[Entry]) -> str:
+    """Return the settings that set a run apart from others of its label: seeds are averaged, nothing else is."""
+    peers = [other["settings"] for other in entries if other["label"] == entry["label"]]
+    own = {k: v for k, v in entry["settings"].items() if k not in ("seed", "device")}
+    apart = [f"{k}={str(v)[:20]}" for k, v in own.items() if any(peer.get(k) != v for peer in peers)]
+    return f" {', '.join(apart)}" if apart else ""
 
 
 def summarise(entries: list[Entry]) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -105,7 +123,7 @@ def summarise(entries: list[Entry]) -> dict[str, dict[str, dict[str, list[float]
     """
     first = entries[0]
     for entry in entries[1:]:
-        if entry["on"][0] != first["on"][0]:
+        if entry["on"] != first["on"]:
             raise UserError(
                 f"{first['name']} and {entry['name']} were evaluated on different data; their figures can't be "
                 "compared. Compare runs of one embedding set."
@@ -113,9 +131,10 @@ def summarise(entries: list[Entry]) -> dict[str, dict[str, dict[str, list[float]
     table: dict[str, dict[str, dict[str, list[float]]]] = {"CLIP": {}, "CSLS": {}}
     grouped: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
-        grouped[entry["label"], entry["direction"]].append(entry)
-        for row, label in (("clip", "CLIP"), ("csls", "CSLS")):
-            table[label].setdefault(entry["direction"], {name: [entry["rows"][row][name]] for name in SHOWN})
+        label = entry["label"] + _differing(entry, entries)
+        grouped[label, entry["direction"]].append(entry)
+        for row, name in (("clip", "CLIP"), ("csls", "CSLS")):
+            table[name].setdefault(entry["direction"], {metric: [entry["rows"][row][metric]] for metric in SHOWN})
     for label, direction in sorted(grouped):
         group = sorted(grouped[label, direction], key=lambda entry: entry["seed"])
         values = {name: [entry["rows"]["ranker"][name] for entry in group] for name in SHOWN}

@@ -279,7 +279,7 @@ class _State:
         if other:
             raise UserError(
                 f"{self.folder}: an unfinished training with other {other[0]} is kept here. "
-                "Finish it with its own settings, choose another --out, or delete the folder."
+                "Finish it with its own settings, choose another --out, or drop it with --overwrite."
             )
         try:
             tensors = load_file(self.folder / "state.safetensors")
