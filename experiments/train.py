@@ -189,7 +189,8 @@ def _finish(
         "mlflow_run": tracker.run_id,
         "test": report,
     }
-    ranker_folder.save(out, trained.model, trained.bank, facts, _card(data, direction, settings, trained, report))
+    card = _card(data, direction, settings, trained, report, out)
+    ranker_folder.save(out, trained.model, trained.bank, facts, card)
     if report:
         write_json(out / "test.json", report)
     final = {}
@@ -245,7 +246,12 @@ def _versions() -> dict[str, str]:
 
 
 def _card(
-    data: EmbeddingSet, direction: Direction, settings: Settings, trained: Trained, report: dict[str, Any]
+    data: EmbeddingSet,
+    direction: Direction,
+    settings: Settings,
+    trained: Trained,
+    report: dict[str, Any],
+    out: Path,
 ) -> str:
     lines = [
         "---",
@@ -279,7 +285,7 @@ def _card(
         "```python",
         "from rank_xmodal import Reranker",
         "",
-        f'index = Reranker.from_pretrained("{run_name(settings, direction)}").index(embeddings, ids=ids)',
+        f'index = Reranker.from_pretrained("{out}").index(embeddings, ids=ids)',
         "hits = index.search(query_embeddings, k=10)",
         "```",
         "",

@@ -25,7 +25,7 @@ def _require() -> None:
 
 
 class AllRankRanker(nn.Module):
-    """allRank 1.4.3's model, sized by our config, fed with the concatenation [image; text]."""
+    """allRank 1.4.3's model, sized by our config, fed with the concatenation [query; candidate]."""
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
