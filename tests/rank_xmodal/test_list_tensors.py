@@ -1,0 +1,88 @@
+"""A batch against a gather by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from rank_xmodal.candidate_lists import CandidateLists
+from rank_xmodal.list_tensors import ListTensors
+from rank_xmodal.query_bank import Neighbours, query_groups, training_neighbours
+
+CPU = torch.device("cpu")
+
+
+def some_lists(direction="t2i"):
+    """Three lists over the planted corpus, of which two are padded, one in the middle."""
+    return CandidateLists(
+        np.array([4, 0, 9], np.int32),
+        np.array([[2, 0, 5, 7], [0, -1, 3, -1], [1, 4, 6, -1]], np.int32),
+        np.array([[1, 0, 0, 0], [1, -1, 0, -1], [0, 1, 0, -1]], np.int8),
+        np.array([[0.5, 0.4, 0.3, 0.2], [0.6, 0.0, 0.1, 0.0], [0.3, 0.2, 0.1, 0.0]], np.float32),
+        {"direction": direction, "split": "train", "fingerprint": "planted 0"},
+    )
+
+
+def plain(n, k=4):
+    return Neighbours(torch.rand(n, k).sort(1, descending=True).values, torch.full((n, k), -1))
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_a_batch_is_a_gather(corpus, direction):
+    data, lists = corpus.data, some_lists(direction)
+    near = plain(len(data.candidates(direction)))
+    tensors = ListTensors.gather(data, lists, near, CPU, in_bank=False)
+    order = [2, 0, 1]
+    batch, labels = tensors.batch(torch.tensor(order))
+    assert len(tensors) == 3
+    assert batch.query.dtype == batch.candidates.dtype == torch.float32
+    for place, number in enumerate(order):
+        query = torch.from_numpy(data.queries(direction)[lists.query[number]].astype(np.float32))
+        assert torch.equal(batch.query[place], query)
+        for column, row in enumerate(lists.candidates[number].tolist()):
+            assert bool(batch.mask[place, column]) == (row >= 0)
+            assert int(labels[place, column]) == lists.labels[number, column]
+            if row < 0:
+                continue
+            candidate = torch.from_numpy(data.candidates(direction)[row].astype(np.float32))
+            assert torch.equal(batch.candidates[place, column], candidate)
+            assert float(batch.cosine[place, column]) == float(lists.cosine[number, column])
+            assert torch.equal(batch.neighbour_cosine[place, column], near.cosine[row])
+
+
+def test_padding_is_finite_and_masked(corpus):
+    data = corpus.data
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    batch, labels = tensors.batch(torch.arange(3))
+    assert torch.equal(batch.mask, labels >= 0)
+    assert torch.isfinite(batch.candidates).all()
+    assert torch.isfinite(batch.cosine).all()
+
+
+def test_in_the_bank_or_not(corpus):
+    """A training list's own group is dropped from its candidates' neighbours, a test list's is not looked at."""
+    data, lists = corpus.data, corpus.lists
+    near = training_neighbours(data, "t2i", data.query_rows("t2i", "train"))
+    training = ListTensors.gather(data, lists, near, CPU, in_bank=True)
+    use = ListTensors.gather(data, lists, near, CPU, in_bank=False)
+    assert training.group.tolist() == query_groups(data, "t2i").tolist()
+    assert set(use.group.tolist()) == {-1}
+    without, _ = training.batch(torch.arange(40))
+    everyone, _ = use.batch(torch.arange(40))
+    assert without.neighbour_cosine.shape == everyone.neighbour_cosine.shape == (40, 30, 10)
+    differing = 0
+    for place, query in enumerate(lists.query[:40]):
+        own = int(query_groups(data, "t2i")[query])
+        for column, row in enumerate(lists.candidates[place]):
+            pairs = list(zip(near.cosine[row].tolist(), near.group[row].tolist(), strict=True))
+            assert without.neighbour_cosine[place, column].tolist() == [c for c, g in pairs if g != own][:10]
+            assert everyone.neighbour_cosine[place, column].tolist() == [c for c, _ in pairs][:10]
+            differing += any(g == own for _, g in pairs[:10])
+    assert differing, "the case shows the difference"
+
+
+def test_the_embeddings_are_copied_once_and_stay_float16(corpus):
+    data = corpus.data
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    assert tensors.queries.dtype == tensors.candidates.dtype == torch.float16
+    tensors.candidates.zero_()
+    assert data.image_emb.any(), "the set itself is left alone"
