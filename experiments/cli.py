@@ -208,6 +208,12 @@ def _print_report(report: dict[str, Any]) -> None:
     for row, label in (("clip", "CLIP"), ("csls", "CSLS"), ("ranker", "ranker")):
         cells = [report[row][name] * (1 if name == MEAN_RANK else 100) for name in SHOWN]
         click.echo(f"{label:8}" + "".join(f"{cell:10.2f}" for cell in cells))
+    if "calibration" in report:
+        found = report["calibration"]
+        click.echo(
+            f"probabilities: calibration error {found['ECE']:.4f}; average precision over all pairs {found['AP']:.3f}, "
+            f"of the cosine {found['clip_AP']:.3f}"
+        )
 
 
 @cli.command()
@@ -237,7 +243,7 @@ def evaluate(run: Path, data: Path, split: str, depth: int, json_file: Path | No
         say("train: these queries stand in the ranker's query bank; expect figures that mean little. Use val or test.")
     stage = first_stage(opened, direction, split, depth)
     near = neighbours(opened.candidates(direction), reranker.bank)
-    report, _ = compute(reranker.model, opened, stage, near, reranker.device)
+    report, _ = compute(reranker.model, opened, stage, near, reranker.device, reranker.calibration)
     if json_file:
         write_json(json_file, report)
     _print_report(report)
@@ -277,7 +283,8 @@ def search(run: Path, data: Path, text: str | None, image: Path | None, k: int, 
 
     for hit in find(run, EmbeddingSet.open(data), text=text, image=image, k=k, say=say, **options):
         what = json.dumps(hit.get("path") or hit.get("text"), ensure_ascii=False)  # no control character gets through
-        click.echo(f"{hit['rank']:3d}  {hit['score']:8.3f}  cosine {hit['cosine']:.4f}  {hit['id']}  {what}")
+        sure = "" if hit["probability"] is None else f"  p {hit['probability']:.3f}"
+        click.echo(f"{hit['rank']:3d}  {hit['score']:8.3f}{sure}  cosine {hit['cosine']:.4f}  {hit['id']}  {what}")
 
 
 @cli.command()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from rich.table import Table
 
+from experiments.significance import paired_p
 from experiments.train import METRIC_GROUPS, SHOWN
 from rank_xmodal.embedding_set import DIRECTIONS
 from rank_xmodal.errors import UserError
@@ -19,6 +23,7 @@ from rank_xmodal.settings import Settings
 from rank_xmodal.tracking import metric_key, read_runs
 
 _SUMMED = ("R@1", "R@5", "R@10")
+_TESTED = "R@1"  # the metric of the p-values
 _HEADINGS = {"t2i": "text to image", "i2t": "image to text"}
 
 # One run as compared: which row it belongs to, its direction, and what must agree for two to stand in one table.
@@ -52,6 +57,7 @@ def from_folders(folders: list[Path]) -> list[Entry]:
                 "name": str(folder),
                 "rows": {row: report[row] for row in ("clip", "csls", "ranker")},
                 "ceiling": report["ceiling"],
+                "per_query": folder / "test.parquet",
             }
         )
     return entries
@@ -88,6 +94,7 @@ def from_experiment(tracking: Path, experiment: str, say: Callable[[str], None] 
                 "name": run["name"],
                 "rows": rows,
                 "ceiling": metrics["test/ceiling"],
+                "per_query": run["artifacts"] / "test.parquet",
             },
         )
     if not newest:
@@ -129,23 +136,53 @@ def summarise(entries: list[Entry]) -> dict[str, dict[str, dict[str, list[float]
                 "compared. Compare runs of one embedding set."
             )
     table: dict[str, dict[str, dict[str, list[float]]]] = {"CLIP": {}, "CSLS": {}}
-    grouped: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
-        label = entry["label"] + _differing(entry, entries)
-        grouped[label, entry["direction"]].append(entry)
         for row, name in (("clip", "CLIP"), ("csls", "CSLS")):
             table[name].setdefault(entry["direction"], {metric: [entry["rows"][row][metric]] for metric in SHOWN})
-    for label, direction in sorted(grouped):
-        group = sorted(grouped[label, direction], key=lambda entry: entry["seed"])
+    for (label, direction), group in _groups(entries).items():
         values = {name: [entry["rows"]["ranker"][name] for entry in group] for name in SHOWN}
         table.setdefault(label, {})[direction] = values
     return table
+
+
+def _groups(entries: list[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    """Return the runs of each label and direction, which differ in nothing but the seed, by rising seed."""
+    grouped: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda entry: entry["seed"]):
+        grouped[entry["label"] + _differing(entry, entries), entry["direction"]].append(entry)
+    return dict(sorted(grouped.items()))
+
+
+def p_values(entries: list[Entry]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return for each row and direction the p-values of its R@1 against CLIP's and CSLS's, over the same queries.
+
+    A query's value is its mean over the seeds. Rows without their queries' figures (test.parquet) are left out.
+    """
+    found = {}
+    for (label, direction), group in _groups(entries).items():
+        frames = [pd.read_parquet(entry["per_query"]) for entry in group if entry["per_query"].is_file()]
+        if len(frames) < len(group):
+            continue
+        clip, csls, ranker = (
+            np.mean([frame[f"{row}/{_TESTED}"].to_numpy() for frame in frames], axis=0)
+            for row in ("clip", "csls", "ranker")
+        )
+        found[label, direction] = paired_p(ranker, clip), paired_p(ranker, csls)
+        if ("CSLS", direction) not in found:
+            found["CSLS", direction] = paired_p(csls, clip), float("nan")
+    return found
 
 
 def _cell(values: list[float], name: str) -> str:
     scale = 1 if name == MEAN_RANK else 100
     text = f"{scale * mean(values):.2f}"
     return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.2f}"
+
+
+def _p_cell(p: float) -> str:
+    if math.isnan(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def rsum(row: dict[str, dict[str, list[float]]]) -> float | None:
@@ -158,6 +195,7 @@ def rsum(row: dict[str, dict[str, list[float]]]) -> float | None:
 def as_tables(entries: list[Entry], title: str) -> list[Table]:
     """Return one rich table for each direction that occurs; R@K is the hit rate, in %."""
     summary = summarise(entries)
+    tested = p_values(entries)
     tables = []
     for direction in DIRECTIONS:
         ceilings = {round(100 * e["ceiling"], 2) for e in entries if e["direction"] == direction}
@@ -166,16 +204,18 @@ def as_tables(entries: list[Entry], title: str) -> list[Table]:
         table = Table(
             title=f"{title}: {_HEADINGS[direction]}",
             caption="R@K: share of queries with a relevant item in the top K, in %; "
-            f"ceiling {' / '.join(map(str, sorted(ceilings)))}",
+            f"ceiling {' / '.join(map(str, sorted(ceilings)))}. "
+            f"p: {_TESTED} against that row, paired randomisation test over the queries.",
         )
         table.add_column("")
-        for name in (*SHOWN, "Rsum"):
+        for name in (*SHOWN, "Rsum", "p CLIP", "p CSLS"):
             table.add_column(name, justify="right", no_wrap=True)
         for label, row in summary.items():
             if direction not in row:
                 continue
             total = rsum(row)
             cells = [_cell(row[direction][name], name) for name in SHOWN]
-            table.add_row(label, *cells, "" if total is None else f"{total:.1f}")
+            p_cells = [_p_cell(p) for p in tested.get((label, direction), (math.nan, math.nan))]
+            table.add_row(label, *cells, "" if total is None else f"{total:.1f}", *p_cells)
         tables.append(table)
     return tables

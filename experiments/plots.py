@@ -46,6 +46,31 @@ def plot_run(history: list[dict[str, float]], report: dict[str, Any], title: str
     figure.savefig(out, dpi=110)
 
 
+def plot_reliability(calibration: dict[str, Any], title: str, out: Path) -> None:
+    """Draw predicted against true shares of relevant pairs, and how many pairs each point stands for, into a PNG file.
+
+    Parameters
+    ----------
+    calibration : as `rank_xmodal.calibration.reliability` returns it
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
+    predicted, true, counts = zip(*calibration["curve"], strict=True)
+    axis.plot(predicted, true, marker="o", color="tab:green")
+    for x, y, count in zip(predicted, true, counts, strict=True):
+        axis.annotate(f"{count:,}", (x, y), textcoords="offset points", xytext=(6, -10), fontsize=7, color="0.4")
+    axis.set(xlabel="predicted probability", ylabel="share that is relevant", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axis.set_title(
+        f"{title}\nECE {calibration['ECE']:.4f}, AP {calibration['AP']:.3f}; beside a point: its pairs", fontsize=9
+    )
+    figure.savefig(out, dpi=110)
+
+
 def plot_comparison(summary: dict[str, dict[str, dict[str, list[float]]]], title: str, out: Path) -> None:
     """Draw R@1 of every row, one panel a direction, into a PNG file.
 

@@ -70,6 +70,7 @@ def search(
             column: side[column].iloc[row],
             "score": float(hits.scores[0, place]),
             "cosine": float(hits.cosine[0, place]),
+            "probability": None if hits.probability is None else float(hits.probability[0, place]),
         }
         for place, row in enumerate(hits.ids[0])
     ]

@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from experiments.lists import training_lists
-from experiments.plots import plot_run
+from experiments.plots import plot_reliability, plot_run
 from rank_xmodal import losses, metrics, ranker_folder
 from rank_xmodal.candidate_lists import CandidateLists
 from rank_xmodal.embedding_set import Direction, EmbeddingSet
@@ -171,7 +171,7 @@ def _finish(
     test = _split(data, direction, "test")
     if test is not None:
         near = neighbours(data.candidates(direction), trained.bank)
-        report, values = evaluate(trained.model, data, test, near, pick_device(settings.device))
+        report, values = evaluate(trained.model, data, test, near, pick_device(settings.device), trained.calibration)
         frame = pd.DataFrame({"query": test.lists.query})
         for row, by_metric in values.items():
             for name, value in by_metric.items():
@@ -184,6 +184,7 @@ def _finish(
         "encoder": {key: data.meta.get(key) for key in ("encoder", "pretrained", "weights_sha256")},
         "lists": lists.info,
         "best_epoch": trained.best_epoch,
+        "calibration": trained.calibration.as_dict() if trained.calibration else None,
         "history": trained.history,
         "versions": _versions(),
         "mlflow_run": tracker.run_id,
@@ -199,13 +200,19 @@ def _finish(
             final.update({f"{prefix}/{metric_key(name)}": report[row][name] for name in SHOWN})
         final["gain/R1"] = report["ranker"]["R@1"] - report["clip"]["R@1"]
         final["test/ceiling"] = report["ceiling"]
+        if "calibration" in report:
+            final.update({f"test_calibration/{name}": report["calibration"][name] for name in ("ECE", "Brier", "AP")})
     with tempfile.TemporaryDirectory() as folder:
         plot = Path(folder) / "run.png"
         plot_run(trained.history, report, f"{data.name}: {run_name(settings, direction)}", plot)
+        pictures = [plot]
+        if "calibration" in report:
+            pictures.append(Path(folder) / "reliability.png")
+            plot_reliability(report["calibration"], f"{data.name}: {run_name(settings, direction)}", pictures[-1])
         (Path(folder) / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False))
-        files = ["config.json", "model.safetensors", "query_bank.npy", "README.md", "test.json"]
+        files = ["config.json", "model.safetensors", "query_bank.npy", "README.md", "test.json", "test.parquet"]
         artifacts = [out / name for name in files if (out / name).is_file()]
-        tracker.finish(final, [*artifacts, plot, Path(folder) / "settings.yaml"])
+        tracker.finish(final, [*artifacts, *pictures, Path(folder) / "settings.yaml"])
     return report
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from rank_xmodal import metrics
 from rank_xmodal.baselines.csls import csls
+from rank_xmodal.calibration import Calibration, average_precision, reliability
 from rank_xmodal.candidate_lists import CandidateLists
 from rank_xmodal.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.list_tensors import ListTensors
@@ -118,22 +119,26 @@ def evaluate(
     stage: FirstStage,
     neighbours: Neighbours,
     device: torch.device,
+    calibration: Calibration | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
     """Compare CLIP, CSLS and a ranker on the same lists.
 
     Returns
     -------
     dict
-        direction, split, queries, candidates, ceiling, and under clip, csls and ranker the mean of each metric.
+        direction, split, queries, candidates, ceiling, and under clip, csls and ranker the mean of each metric. With a
+        calibration, under calibration what `reliability` says of it, and as clip_AP the average precision over all
+        pairs of the cosine alone.
     dict
         The same metrics per query, (Q,) float64, for paired tests.
     """
     tensors = ListTensors.gather(data, stage.lists, neighbours, device, in_bank=False)
-    values = {
-        "clip": per_query(torch.from_numpy(stage.lists.cosine), stage),
-        "csls": per_query(score_lists(csls, tensors), stage),
-        "ranker": per_query(score_lists(model, tensors), stage),
+    scores = {
+        "clip": torch.from_numpy(stage.lists.cosine),
+        "csls": score_lists(csls, tensors),
+        "ranker": score_lists(model, tensors),
     }
+    values = {name: per_query(value, stage) for name, value in scores.items()}
     report: dict[str, Any] = {
         "direction": stage.lists.direction,
         "split": stage.lists.info["split"],
@@ -143,4 +148,12 @@ def evaluate(
         "ceiling": stage.ceiling,
         **{name: mean(value) for name, value in values.items()},
     }
+    if calibration is not None:
+        valid = stage.lists.labels >= 0
+        relevant = stage.lists.labels[valid] > 0
+        probability = calibration.probability(scores["ranker"], torch.from_numpy(valid)).numpy()[valid]
+        report["calibration"] = {
+            **reliability(probability, relevant),
+            "clip_AP": average_precision(stage.lists.cosine[valid], relevant),
+        }
     return report, values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from rank_xmodal.dropout import dropout
 from rank_xmodal.features import cosine_features, hubness_features, penalties
 
 Block = Literal["concat", "product", "cosine", "hubness"]
+ALL_BLOCKS: tuple[Block, ...] = get_args(Block)
 _SCALARS = {"cosine": 3, "hubness": 7}
 # The two weights of the hubness correction move this many times faster than the rest: they are worth most of what a
 # small training set can teach, and at the common rate they would arrive when the rest has begun to overfit.
@@ -38,7 +39,7 @@ class RankerConfig:
     """
 
     dim: int
-    blocks: tuple[Block, ...] = ("concat", "product", "cosine", "hubness")
+    blocks: tuple[Block, ...] = ALL_BLOCKS
     d_model: int = 64
     layers: int = 2
     heads: int = 4

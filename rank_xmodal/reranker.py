@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rank_xmodal.calibration import Calibration
 from rank_xmodal.query_bank import Neighbours, neighbours
 from rank_xmodal.ranker import ListBatch
 from rank_xmodal.ranker_folder import load, pick_device
@@ -29,11 +30,14 @@ class Hits:
     scores : ndarray (Q, k), float32
         The ranker's; comparable within a query.
     cosine : ndarray (Q, k), float32
+    probability : ndarray (Q, k), float64, or None
+        Of relevance, comparable across queries; where the ranker was trained with calibrate=true.
     """
 
     ids: np.ndarray
     scores: np.ndarray
     cosine: np.ndarray
+    probability: np.ndarray | None = None
 
 
 class Reranker:
@@ -50,6 +54,7 @@ class Reranker:
 
     def __init__(self, model: nn.Module, bank: np.ndarray, facts: dict[str, Any], device: torch.device) -> None:
         self.model, self.bank, self.facts, self.device = model.to(device).eval(), bank, facts, device
+        self.calibration = Calibration(**facts["calibration"]) if facts.get("calibration") else None
 
     @classmethod
     def from_pretrained(cls, path: Path | str, device: str = "auto") -> Reranker:
@@ -139,8 +144,11 @@ class Index:
             scores.append(self.reranker.model(batch).float().cpu())
         found = torch.cat(scores) if scores else torch.empty(0, rows.shape[1])
         order = found.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
+        calibration = self.reranker.calibration
+        probability = None if calibration is None else calibration.probability(found).numpy()
         return Hits(
             ids=self.ids[np.take_along_axis(rows, order, 1)],
             scores=np.take_along_axis(found.numpy(), order, 1),
             cosine=np.take_along_axis(cosine, order, 1),
+            probability=None if probability is None else np.take_along_axis(probability, order, 1),
         )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rank_xmodal import losses
 from rank_xmodal.errors import UserError
+from rank_xmodal.ranker import Block
 
 
 class Settings(BaseModel):
@@ -21,6 +22,8 @@ class Settings(BaseModel):
     loss: str = Field("listnet", description="one of rank_xmodal.losses.names()")
     loss_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the loss")
     features: Literal["full", "concat"] = Field("full", description="concat is the paper's recipe, to the letter")
+    blocks: tuple[Block, ...] | None = Field(None, description="pair features, where not all of `features`")
+    residual: bool | None = Field(None, description="add the first-stage score; None: with features full")
     ranker: Literal["rank_xmodal", "allrank"] = Field("rank_xmodal", description="whose model is trained")
     lists: Literal["natural", "clean", "paper"] = Field("natural", description="the miner's protocol for training")
     negatives: int = Field(50, ge=1, description="negatives in a list")
@@ -39,6 +42,7 @@ class Settings(BaseModel):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate")
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    calibrate: bool = Field(False, description="fit probabilities of relevance on the validation split")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
 

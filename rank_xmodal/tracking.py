@@ -137,7 +137,7 @@ class Tracker:
 
 
 def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:
-    """Return an experiment's finished runs: dicts of run_id, name, tags, params and metrics.
+    """Return an experiment's finished runs: dicts of run_id, name, tags, params, metrics, artifacts (its folder).
 
     Raises
     ------
@@ -160,6 +160,7 @@ def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:
         {
             "run_id": run.info.run_id,
             "name": run.info.run_name,
+            "artifacts": folder / "artifacts" / run.info.run_id / "artifacts",
             "tags": dict(run.data.tags),
             "params": dict(run.data.params),
             "metrics": dict(run.data.metrics),

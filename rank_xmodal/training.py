@@ -19,6 +19,8 @@ from torch import nn
 
 from rank_xmodal import losses
 from rank_xmodal.allrank_ranker import allrank_loss
+from rank_xmodal.calibration import Calibration
+from rank_xmodal.calibration import fit as fit_calibration
 from rank_xmodal.candidate_lists import CandidateLists
 from rank_xmodal.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
@@ -26,7 +28,7 @@ from rank_xmodal.evaluation import FirstStage, mean, per_query, score_lists
 from rank_xmodal.files import read_json, replacing, write_json
 from rank_xmodal.list_tensors import ListTensors
 from rank_xmodal.query_bank import choose_bank, neighbours, training_neighbours
-from rank_xmodal.ranker import RankerConfig
+from rank_xmodal.ranker import ALL_BLOCKS, RankerConfig
 from rank_xmodal.ranker_folder import Ranker, build, pick_device
 from rank_xmodal.settings import Settings
 
@@ -44,12 +46,14 @@ class Trained:
     bank : ndarray (m, d), float16, the query bank it needs
     history : one dict an epoch: epoch, loss, lr, seconds and, where there is a validation, its metrics
     best_epoch : int; 0 is the untrained ranker
+    calibration : Calibration or None
     """
 
     model: Ranker
     bank: np.ndarray
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    calibration: Calibration | None = None
 
 
 def ranker_config(settings: Settings, dim: int, spread: float) -> RankerConfig:
@@ -57,13 +61,13 @@ def ranker_config(settings: Settings, dim: int, spread: float) -> RankerConfig:
     full = settings.features == "full" and settings.ranker == "rank_xmodal"
     return RankerConfig(
         dim=dim,
-        blocks=("concat", "product", "cosine", "hubness") if full else ("concat",),
+        blocks=settings.blocks or (ALL_BLOCKS if full else ("concat",)),
         d_model=settings.d_model,
         layers=settings.layers,
         heads=settings.heads,
         d_ff=settings.d_ff,
         dropout=settings.dropout,
-        residual=full,
+        residual=full if settings.residual is None else settings.residual,
         spread=spread,
     )
 
@@ -95,7 +99,7 @@ def train(
         An embedding set and training lists mined from it.
     settings : Settings
     validation : FirstStage or None
-        Chooses the best epoch; without it the last one is kept.
+        Chooses the best epoch and fits the calibration; without it the last epoch is kept.
     checkpoint : Path or None
         A folder that holds the state after each epoch. A training that was interrupted continues from it, and ends as
         it would have without the interruption. It is removed at the end.
@@ -105,8 +109,8 @@ def train(
     Raises
     ------
     UserError
-        If the loss becomes NaN or infinite, a checkpoint belongs to another training, or no list holds both a relevant
-        and a non-relevant candidate.
+        If the loss becomes NaN or infinite, a checkpoint belongs to another training, no list holds both a relevant
+        and a non-relevant candidate, or there is too little to calibrate on.
     """
     device = pick_device(settings.device)
     direction: Direction = "t2i" if lists.direction == "t2i" else "i2t"
@@ -115,6 +119,10 @@ def train(
         raise UserError(
             f"{data.root or data.name}: no {direction} training list holds both a relevant and a non-relevant "
             "candidate. Mine lists with --protocol clean, or give the train split more items."
+        )
+    if settings.calibrate and validation is None:
+        raise UserError(
+            "calibrate=true needs a validation split (val), this set has none. Give it one, or leave it out."
         )
     bank_rows = choose_bank(data, direction, seed=settings.seed)
     bank = np.asarray(data.queries(direction)[bank_rows])
@@ -176,8 +184,11 @@ def train(
         seconds = time.perf_counter() - started
         validate({"epoch": epoch, "loss": total / len(tensors), "lr": rate, "seconds": seconds})
     state.load_best()
+    calibration = None
+    if settings.calibrate and held_out is not None:
+        calibration = fit_calibration(score_lists(model, held_out), held_out.labels.cpu())
     state.remove()
-    return Trained(model.eval(), bank, state.history, state.best_epoch)
+    return Trained(model.eval(), bank, state.history, state.best_epoch, calibration)
 
 
 def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:

@@ -1,0 +1,49 @@
+"""The paired randomisation test against counts that anyone can redo."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from experiments.significance import paired_p
+
+
+def test_few_differences_give_the_exact_share_of_sign_patterns():
+    a, b = np.array([0.9, 0.3, 0.8, 0.7, 0.5]), np.array([0.4, 0.5, 0.2, 0.6, 0.5])
+    d = (a - b)[:4]
+    sums = [abs(np.dot(signs, d)) for signs in itertools.product([1, -1], repeat=4)]
+    assert paired_p(a, b) == pytest.approx(np.mean(np.array(sums) >= abs(d.sum()) - 1e-12))
+
+
+def test_of_hits_and_misses_it_is_the_sign_test():
+    rng = np.random.default_rng(0)
+    a = (rng.random(400) < 0.6).astype(float)
+    b = np.where(rng.random(400) < 0.15, 1 - a, a)
+    gained, lost = int((a > b).sum()), int((a < b).sum())
+    assert paired_p(a, b) == pytest.approx(binomtest(gained, gained + lost).pvalue, abs=0.015)
+
+
+def test_no_difference_is_no_evidence_and_a_large_one_is():
+    a = np.ones(300)
+    assert paired_p(a, a) == 1.0
+    assert paired_p(a, np.r_[0.0, a[1:]]) == 1.0
+    assert paired_p(a, np.zeros(300)) < 0.001
+
+
+def test_it_rejects_at_its_level_when_there_is_nothing():
+    rng = np.random.default_rng(1)
+    found = [paired_p(rng.normal(size=12), rng.normal(size=12)) for _ in range(300)]
+    assert 0.02 < np.mean(np.array(found) < 0.05) < 0.09
+
+
+def test_it_repeats_and_does_not_care_who_is_first():
+    rng = np.random.default_rng(2)
+    a, b = rng.random(200), rng.random(200)
+    assert paired_p(a, b) == paired_p(a, b)
+    assert paired_p(a, b) == pytest.approx(paired_p(b, a), abs=0.02)
+
+
+def test_other_queries_are_refused():
+    with pytest.raises(ValueError, match=r"\(3,\) and against \(4,\)"):
+        paired_p(np.zeros(3), np.zeros(4))
