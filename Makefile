@@ -10,6 +10,7 @@ RX := $(BIN)/rank-xmodal
 DATA ?= data/scenes
 SEED ?= 0
 EPOCHS ?=
+FOLDS ?=
 FEATURES ?= full
 MODEL ?= ViT-B-32-quickgelu
 PRETRAINED ?= openai
@@ -18,12 +19,12 @@ NAME = $(notdir $(patsubst %/,%,$(DATA)))
 SUFFIX = $(if $(filter concat,$(FEATURES)),-concat)$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
 LOSSES := lambdarank neuralndcg listnet ranknet
 
-.PHONY: help setup demo data $(LOSSES) compare ui test lint clean
+.PHONY: help setup demo data $(LOSSES) compare ablation crossval ui test lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
 	  | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
-	@echo "  variables: DATA=$(DATA) SEED=$(SEED) EPOCHS=$(EPOCHS) FEATURES=full|concat; data: DATASET= ROOT= MODEL= PRETRAINED=; ui: PORT="
+	@echo "  variables: DATA=$(DATA) SEED=$(SEED) EPOCHS=$(EPOCHS) FEATURES=full|concat FOLDS=; data: DATASET= ROOT= MODEL= PRETRAINED=; ui: PORT="
 
 # torch first and by exact version: pip then has no choice left that could pull in another build of it.
 # allRank last and without its dependencies: its wheel pins torch<=1.8, torchvision<=0.9 and gcsfs==0.6.2, which can't be
@@ -55,6 +56,15 @@ $(LOSSES): setup  ## Train with this loss, both directions, as MLflow runs
 
 compare: setup  ## The finished runs on DATA as a table
 	$(RX) compare --experiment $(NAME)
+
+STUDY = $(BIN)/python -m experiments.study --data $(DATA) $(if $(FOLDS),--folds $(FOLDS)) $(if $(EPOCHS),--set epochs=$(EPOCHS))
+
+ablation: setup  ## What each part is worth, taken away in turn: 5 seeds on validation, or FOLDS=5 for a small set
+	$(STUDY) experiments/ablation.yaml
+
+crossval: FOLDS := $(or $(FOLDS),5)
+crossval: setup  ## The four losses over folds of a small set, against CLIP and CSLS
+	$(STUDY) experiments/losses.yaml
 
 ui: setup  ## MLflow UI on 127.0.0.1
 	@echo "MLflow UI: http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"

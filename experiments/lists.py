@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from data_prep.mining.miner import mine
 from rank_xmodal.candidate_lists import CandidateLists
@@ -28,6 +29,15 @@ def gallery_size(data: EmbeddingSet, direction: Direction) -> int:
     return next(size for size in sizes if size)
 
 
+def pool_size(data: EmbeddingSet, direction: Direction, settings: Settings) -> int | Literal["all"]:
+    """Return the miner's pool: the settings' own, or under "auto" 200, for natural lists the gallery to be met."""
+    if settings.pool != "auto":
+        return settings.pool
+    if settings.lists != "natural":
+        return POOL
+    return min(gallery_size(data, direction), len(data.candidate_rows(direction, "train")))
+
+
 def training_lists(
     data: EmbeddingSet, direction: Direction, settings: Settings, say: Callable[[str], None] = print
 ) -> CandidateLists:
@@ -38,11 +48,7 @@ def training_lists(
     UserError
         As `mine`.
     """
-    pool = settings.pool
-    if pool == "auto":
-        pool = POOL
-        if settings.lists == "natural":
-            pool = min(gallery_size(data, direction), len(data.candidate_rows(direction, "train")))
+    pool = pool_size(data, direction, settings)
     wanted = {"protocol": settings.lists, "pool": pool, "negatives": settings.negatives, "seed": settings.seed}
     common = default_path(data, direction, "train")
     own = common.with_name(f"{direction}-train-{settings.lists}-{pool}-{settings.negatives}-s{settings.seed}.parquet")

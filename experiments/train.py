@@ -120,7 +120,7 @@ def run_training(
             "dataset": data.name,
             "seed": str(settings.seed),
             "mlflow.source.name": "rank-xmodal train",
-            "mlflow.source.git.commit": _code_version(),
+            "mlflow.source.git.commit": code_version(),
         },
         dataset=(data.name, data.fingerprint),
         run_id=known,
@@ -232,7 +232,7 @@ def _params(data: EmbeddingSet, direction: Direction, settings: Settings, lists:
     }
 
 
-def _code_version() -> str:
+def code_version() -> str:
     """Return the package's version and, in a checkout, its commit."""
     version = importlib.metadata.version("rank-xmodal")
     try:
@@ -247,7 +247,7 @@ def _code_version() -> str:
 
 def _versions() -> dict[str, str]:
     names = ("torch", "numpy", "open_clip_torch", "mlflow")
-    return {"rank_xmodal": _code_version(), "python": platform.python_version()} | {
+    return {"rank_xmodal": code_version(), "python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in names
     }
 
