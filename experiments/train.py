@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from experiments import refit
 from experiments.lists import training_lists
 from experiments.plots import plot_reliability, plot_run
 from rank_xmodal import losses, metrics, ranker_folder
@@ -146,6 +147,9 @@ def run_training(
             on_epoch=on_epoch,
             on_step=on_step,
         )
+        if lists is None and validation is not None and refit.wanted(settings, trained, len(chosen)):
+            say(f"  again on train and val together, up to epoch {trained.best_epoch}")
+            trained = refit.refit(data, direction, settings, trained, on_step)
         report = _finish(data, direction, settings, out, trained, identity, chosen, tracker)
     except KeyboardInterrupt:
         tracker.finish(status="KILLED")

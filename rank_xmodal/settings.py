@@ -42,6 +42,9 @@ class Settings(BaseModel):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate")
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    refit: bool | Literal["auto"] = Field(
+        "auto", description="train again on train and val once the epoch is chosen; auto: below 5,000 lists"
+    )
     calibrate: bool = Field(False, description="fit probabilities of relevance on the validation split")
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
@@ -66,6 +69,7 @@ PAPER: dict[str, Any] = {
     "batch_size": 32,
     "schedule": "constant",
     "weight_decay": 0.0,
+    "refit": False,
 }
 
 

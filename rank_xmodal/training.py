@@ -87,6 +87,7 @@ def train(
     settings: Settings,
     *,
     validation: FirstStage | None = None,
+    last_epoch: int | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda epoch: None,
     on_step: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
@@ -100,6 +101,8 @@ def train(
     settings : Settings
     validation : FirstStage or None
         Chooses the best epoch and fits the calibration; without it the last epoch is kept.
+    last_epoch : int or None
+        Stop after this epoch, on the way that the settings' schedule takes to its own last one.
     checkpoint : Path or None
         A folder that holds the state after each epoch. A training that was interrupted continues from it, and ends as
         it would have without the interruption. It is removed at the end.
@@ -157,7 +160,7 @@ def train(
     if not state.history:
         validate({"epoch": 0})
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
-    for epoch in range(len(state.history), settings.epochs + 1):
+    for epoch in range(len(state.history), (last_epoch or settings.epochs) + 1):
         if epoch - 1 - state.best_epoch >= settings.patience and validation is not None:
             break
         started, total = time.perf_counter(), 0.0

@@ -9,25 +9,13 @@ from experiments import study
 from experiments.folds import fold_of
 from experiments.significance import paired_p
 from experiments.study import Row, as_table
-from rank_xmodal.embedding_set import EmbeddingSet
 from rank_xmodal.tracking import read_runs
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(random_set, tmp_path_factory):
     """Return 40 images and captions without a validation split."""
-    rng = np.random.default_rng(0)
-    image = rng.normal(size=(40, 8))
-    text = image + 0.5 * rng.normal(size=image.shape)
-    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
-    rows = range(40)
-    return EmbeddingSet(
-        image.astype(np.float16),
-        text.astype(np.float16),
-        pd.DataFrame({"image_id": [f"i{k}" for k in rows], "path": "", "split": "train"}),
-        pd.DataFrame({"text_id": [f"t{k}" for k in rows], "text": [f"c{k}" for k in rows], "split": "train"}),
-        pd.DataFrame({"image": rows, "text": rows, "grade": 1}),
-    ).write(tmp_path_factory.mktemp("study") / "set")
+    return random_set(["train"] * 40).write(tmp_path_factory.mktemp("study") / "set")
 
 
 def plan_at(path, **keys):
@@ -82,7 +70,7 @@ def test_a_study_prints_a_table_for_each_direction_tracks_it_and_goes_on(data, t
     first = capsys.readouterr().out
     assert first.count("two, wide") == 2
     assert "2 folds of 1 permutations" in first
-    runs = read_runs(tmp_path / "mlruns", "small set")
+    runs = read_runs(tmp_path / "mlruns", "small random")
     assert {(run["tags"]["row"], run["tags"]["direction"]) for run in runs} == {
         (row, direction) for row in ("one", "two, wide") for direction in ("t2i", "i2t")
     }

@@ -1,0 +1,29 @@
+"""A small random set: one caption an image, split as asked."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rank_xmodal.embedding_set import EmbeddingSet
+
+
+@pytest.fixture(scope="session")
+def random_set():
+    """Return a function from split names, one an image, to an embedding set in memory."""
+
+    def make(splits, noise=0.5, d=8):
+        rng = np.random.default_rng(0)
+        image = rng.normal(size=(len(splits), d))
+        text = image + noise * rng.normal(size=image.shape)
+        image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+        rows = range(len(splits))
+        return EmbeddingSet(
+            image.astype(np.float16),
+            text.astype(np.float16),
+            pd.DataFrame({"image_id": [f"i{k}" for k in rows], "path": "", "split": splits}),
+            pd.DataFrame({"text_id": [f"t{k}" for k in rows], "text": [f"c{k}" for k in rows], "split": splits}),
+            pd.DataFrame({"image": rows, "text": rows, "grade": 1}),
+            {"name": "random", "fingerprint": "random"},
+        )
+
+    return make
