@@ -20,13 +20,37 @@ from typing import Any
 from torch import Tensor
 
 from rank_xmodal.errors import UserError
+from rank_xmodal.losses.approxndcg import approxndcg
+from rank_xmodal.losses.bce import bce
+from rank_xmodal.losses.hinge import hinge
+from rank_xmodal.losses.lambdaloss import lambdaloss
 from rank_xmodal.losses.lambdarank import lambdarank
+from rank_xmodal.losses.listmle import listmle
 from rank_xmodal.losses.listnet import listnet
 from rank_xmodal.losses.neuralndcg import neuralndcg
 from rank_xmodal.losses.ranknet import ranknet
 from rank_xmodal.losses.registry import Loss, Parameter, nearest
+from rank_xmodal.losses.smoothap import smoothap
+from rank_xmodal.losses.softmax import softmax
 
-__all__ = ["REGISTRY", "Loss", "Parameter", "get", "lambdarank", "listnet", "names", "neuralndcg", "ranknet"]
+__all__ = [
+    "REGISTRY",
+    "Loss",
+    "Parameter",
+    "approxndcg",
+    "bce",
+    "get",
+    "hinge",
+    "lambdaloss",
+    "lambdarank",
+    "listmle",
+    "listnet",
+    "names",
+    "neuralndcg",
+    "ranknet",
+    "smoothap",
+    "softmax",
+]
 
 _TRUNCATION = "ranks of NDCG that count; None for the whole list"
 
@@ -66,6 +90,69 @@ REGISTRY: dict[str, Loss] = {
             labels="graded",
             paper="Burges et al.: Learning to Rank using Gradient Descent, ICML 2005, doi:10.1145/1102351.1102363",
             descriptions={"sigma": "steepness of the pair's logistic loss"},
+        ),
+        Loss(
+            "lambdaloss",
+            lambdaloss,
+            labels="graded",
+            paper="Wang et al.: The LambdaLoss Framework for Ranking Metric Optimization, CIKM 2018, "
+            "doi:10.1145/3269206.3271784",
+            descriptions={
+                "weighting": "of the pairs: NDCG-Loss2++, NDCG-Loss2 or NDCG-Loss1 of the paper",
+                "mu": "weight of ndcg2 in ndcg2++; the others ignore it",
+                "sigma": "steepness of the pair's logistic loss",
+                "k": _TRUNCATION,
+            },
+        ),
+        Loss(
+            "approxndcg",
+            approxndcg,
+            labels="graded",
+            paper="Qin, Liu, Li: A General Approximation Framework for Direct Optimization of Information Retrieval "
+            "Measures, Information Retrieval 2010, doi:10.1007/s10791-009-9124-x; with neural networks: Bruch et al., "
+            "SIGIR 2019, doi:10.1145/3331184.3331347",
+            descriptions={
+                "alpha": "steepness of the smooth ranks: higher is closer to NDCG and has a smaller gradient"
+            },
+        ),
+        Loss(
+            "smoothap",
+            smoothap,
+            labels="graded",
+            paper="Brown et al.: Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval, ECCV 2020, "
+            "arXiv:2007.12163",
+            descriptions={"temperature": "of the smooth ranks: lower is closer to AP and has a smaller gradient"},
+        ),
+        Loss(
+            "listmle",
+            listmle,
+            labels="graded",
+            paper="Xia et al.: Listwise Approach to Learning to Rank: Theory and Algorithm, ICML 2008, "
+            "doi:10.1145/1390156.1390306",
+            descriptions={},
+        ),
+        Loss(
+            "softmax",
+            softmax,
+            labels="graded",
+            paper="van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, 2018, "
+            "arXiv:1807.03748",
+            descriptions={"temperature": "of the softmax over the scores"},
+        ),
+        Loss(
+            "hinge",
+            hinge,
+            labels="graded",
+            paper="Joachims: Optimizing Search Engines using Clickthrough Data, KDD 2002, doi:10.1145/775047.775067",
+            descriptions={"margin": "by which a pair's scores are to differ"},
+        ),
+        Loss(
+            "bce",
+            bce,
+            labels="graded",
+            paper="Nallapati: Discriminative Models for Information Retrieval, SIGIR 2004; in a survey: Liu: Learning "
+            "to Rank for Information Retrieval, 2009, doi:10.1561/1500000016",
+            descriptions={},
         ),
     )
 }
