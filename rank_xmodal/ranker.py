@@ -149,7 +149,10 @@ class ContextAwareRanker(nn.Module):
         if self.query_input is not None and self.candidate_input is not None:
             x = x + self.query_input(batch.query)[:, None] + self.candidate_input(batch.candidates)
         if self.product_input is not None:
-            x = x + self.product_input(batch.query[:, None] * batch.candidates)
+            # Of two vectors of length 1 the product has length 1 / sqrt(d), and its layer would learn that much slower
+            # than the others: the loss then stands still for many epochs before the product is found.
+            query = batch.query * config.dim**0.5
+            x = x + self.product_input(query[:, None] * batch.candidates)
         if self.scalar_input is not None:
             parts = []
             if "cosine" in config.blocks:

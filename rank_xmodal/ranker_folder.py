@@ -16,7 +16,7 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_json, replacing, write_json
 from rank_xmodal.ranker import ContextAwareRanker, RankerConfig
 
-FORMAT = 1
+FORMAT = 2
 Ranker = ContextAwareRanker | AllRankRanker
 _KINDS: dict[str, type[Ranker]] = {"rank_xmodal": ContextAwareRanker, "allrank": AllRankRanker}
 

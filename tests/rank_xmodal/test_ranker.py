@@ -166,7 +166,7 @@ def test_the_input_of_all_blocks_is_the_sum_of_theirs(corpus):
         for i in range(7):
             q, c = lists.query[b], lists.candidates[b, i]
             expected = ranker.query_input.weight @ q + ranker.candidate_input.weight @ c + ranker.input_bias
-            expected = expected + ranker.product_input.weight @ (q * c) + ranker.scalar_input.weight @ scalars[b, i]
+            expected = expected + ranker.product_input.weight @ (math.sqrt(DIM) * q * c) + ranker.scalar_input.weight @ scalars[b, i]
             close(found[b, i], expected)
 
 

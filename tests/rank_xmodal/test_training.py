@@ -147,11 +147,13 @@ def test_every_loss_beats_clip(loss):
     trained = train(
         DATA,
         lists_of(DATA),
-        chosen(loss=loss, epochs=15, lr=5e-3, batch_size=16),
+        chosen(loss=loss, epochs=12, lr=5e-3, batch_size=16),
         validation=first_stage(DATA, "t2i", "val"),
     )
     ranker, clip, _ = r1(trained)
-    assert ranker > clip + 0.05
+    # Half of the dimensions are noise. With the product at its natural length, 1 / sqrt(d), a training stood still for
+    # seven epochs before it saw that, and SmoothAP never did.
+    assert ranker > clip + 0.25
 
 
 def test_shuffled_labels_do_not_beat_clip():
