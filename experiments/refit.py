@@ -9,9 +9,7 @@ from data_prep.mining.miner import mine
 from experiments.lists import pool_size
 from rank_xmodal.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.settings import Settings
-from rank_xmodal.training import Trained, train
-
-SMALL = 5_000  # lists; with more, another fifth of them changes little and costs minutes
+from rank_xmodal.training import SMALL, Trained, train
 
 
 def wanted(settings: Settings, first: Trained, lists: int) -> bool:

@@ -12,8 +12,11 @@ from torch import nn
 from rank_xmodal.dropout import dropout
 from rank_xmodal.features import cosine_features, hubness_features, penalties
 
-Block = Literal["concat", "product", "cosine", "hubness"]
+Block = Literal["concat", "product", "cosine", "hubness", "bilinear"]
 ALL_BLOCKS: tuple[Block, ...] = get_args(Block)
+# What a small training set can bear; `bilinear` has the most to learn.
+LEAN_BLOCKS: tuple[Block, ...] = ("concat", "product", "cosine", "hubness")
+_RANK = 64  # of the bilinear block's two maps
 _SCALARS = {"cosine": 3, "hubness": 7}
 # The two weights of the hubness correction move this many times faster than the rest: they are worth most of what a
 # small training set can teach, and at the common rate they would arrive when the rest has begun to overfit.
@@ -29,7 +32,8 @@ class RankerConfig:
     dim : int
         Width d of an embedding.
     blocks : tuple of str
-        The pair features: "concat" [image; text], "product" image x text, "cosine" and "hubness" (see `features`).
+        The pair features: "concat" [image; text], "product" image x text, "cosine" and "hubness" (see `features`); and
+        "bilinear", a learnt correction of the cosine itself.
     d_model, layers, heads, d_ff, dropout
         Input layer, encoder layers, attention heads, feed-forward width; the paper's are 64, 2, 4, 128, 0.1.
     residual : bool
@@ -39,7 +43,7 @@ class RankerConfig:
     """
 
     dim: int
-    blocks: tuple[Block, ...] = ALL_BLOCKS
+    blocks: tuple[Block, ...] = LEAN_BLOCKS
     d_model: int = 64
     layers: int = 2
     heads: int = 4
@@ -104,13 +108,32 @@ class EncoderLayer(nn.Module):
         return x + dropout(self.down(hidden), rate)
 
 
+class LowRank(nn.Module):
+    """x -> B A x / sqrt(r), (..., d) -> (..., d): A random, B zero at the start (as in LoRA, arXiv 2106.09685)."""
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, rank, bias=False)
+        self.up = nn.Linear(rank, dim, bias=False)
+
+    def initialise(self) -> None:
+        """Set both maps to their start."""
+        nn.init.normal_(self.down.weight)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the correction of x."""
+        return self.up(self.down(x)) * self.down.out_features**-0.5
+
+
 class ContextAwareRanker(nn.Module):
     """Score the candidates of a list in sight of one another.
 
     ``score = (w * cosine - v * penalties) / spread + linear(encoder(features))``, the penalties being hubness and the
     inverted softmax's normaliser, with w = 1, v = 0 and linear = 0 at the start: an untrained ranker ranks exactly as
-    CLIP, and CSLS is one of the things that it can become. Without `residual` the last term stands alone, as in the
-    paper.
+    CLIP, and CSLS is one of the things that it can become. The block `bilinear` corrects the cosine to
+    (q + Q q) . (c + C c), Q and C of low rank and zero at the start. Without `residual` the linear term stands alone,
+    as in the paper.
     """
 
     def __init__(self, config: RankerConfig) -> None:
@@ -131,6 +154,9 @@ class ContextAwareRanker(nn.Module):
         self.output = nn.Linear(config.d_model, 1)
         self.residual_weight = nn.Parameter(torch.ones(())) if config.residual else None
         self.penalty_weight = nn.Parameter(torch.zeros(2)) if config.residual and "hubness" in config.blocks else None
+        bilinear = config.residual and "bilinear" in config.blocks
+        self.query_map = LowRank(config.dim, _RANK) if bilinear else None
+        self.candidate_map = LowRank(config.dim, _RANK) if bilinear else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -141,6 +167,9 @@ class ContextAwareRanker(nn.Module):
                     nn.init.zeros_(module.bias)
         if self.config.residual:
             nn.init.zeros_(self.output.weight)
+        for low_rank in (self.query_map, self.candidate_map):
+            if low_rank is not None:
+                low_rank.initialise()
 
     def features(self, batch: ListBatch) -> torch.Tensor:
         """Return the input layer's output, (B, L, d_model)."""
@@ -176,5 +205,10 @@ class ContextAwareRanker(nn.Module):
             if self.penalty_weight is not None:
                 taken = penalties(batch.neighbour_cosine, batch.mask) * (_FAST * self.penalty_weight)
                 first = first - taken.sum(-1)
+            if self.query_map is not None and self.candidate_map is not None:
+                # (q + dq) . (c + dc) - q . c, without the difference of two large numbers
+                dq, dc = self.query_map(batch.query), self.candidate_map(batch.candidates)
+                gain = torch.einsum("bld,bd->bl", dc, batch.query + dq)
+                first = first + gain + torch.einsum("bld,bd->bl", batch.candidates, dq)
             scores = scores + first / self.config.spread
         return scores

@@ -22,7 +22,9 @@ class Settings(BaseModel):
     loss: str = Field("listnet", description="one of rank_xmodal.losses.names()")
     loss_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the loss")
     features: Literal["full", "concat"] = Field("full", description="concat is the paper's recipe, to the letter")
-    blocks: tuple[Block, ...] | None = Field(None, description="pair features, where not all of `features`")
+    blocks: tuple[Block, ...] | None = Field(
+        None, description="pair features; by default those of `features`, bilinear from 5,000 lists on"
+    )
     residual: bool | None = Field(None, description="add the first-stage score; None: with features full")
     ranker: Literal["rank_xmodal", "allrank"] = Field("rank_xmodal", description="whose model is trained")
     lists: Literal["natural", "clean", "paper"] = Field("natural", description="the miner's protocol for training")

@@ -28,11 +28,14 @@ from rank_xmodal.evaluation import FirstStage, mean, per_query, score_lists
 from rank_xmodal.files import read_json, replacing, write_json
 from rank_xmodal.list_tensors import ListTensors
 from rank_xmodal.query_bank import choose_bank, neighbours, training_neighbours
-from rank_xmodal.ranker import ALL_BLOCKS, RankerConfig
+from rank_xmodal.ranker import ALL_BLOCKS, LEAN_BLOCKS, RankerConfig
 from rank_xmodal.ranker_folder import Ranker, build, pick_device
 from rank_xmodal.settings import Settings
 
 SELECTED_BY = "MRR"  # finer than R@1: with few validation queries R@1 moves in steps larger than the differences
+# Lists below which a training set is small: the block `bilinear` would overfit, and the validation pairs are worth more
+# as training pairs.
+SMALL = 5_000
 _WARM_UP = 0.05  # share of the steps over which the learning rate rises
 
 
@@ -56,12 +59,12 @@ class Trained:
     calibration: Calibration | None = None
 
 
-def ranker_config(settings: Settings, dim: int, spread: float) -> RankerConfig:
-    """Return the model that the settings describe."""
+def ranker_config(settings: Settings, dim: int, spread: float, lists: int) -> RankerConfig:
+    """Return the model that the settings describe, for that many training lists."""
     full = settings.features == "full" and settings.ranker == "rank_xmodal"
     return RankerConfig(
         dim=dim,
-        blocks=settings.blocks or (ALL_BLOCKS if full else ("concat",)),
+        blocks=settings.blocks or (("concat",) if not full else LEAN_BLOCKS if lists < SMALL else ALL_BLOCKS),
         d_model=settings.d_model,
         layers=settings.layers,
         heads=settings.heads,
@@ -137,7 +140,7 @@ def train(
         )
 
     torch.manual_seed(settings.seed)
-    model = build(settings.ranker, ranker_config(settings, data.dim, spread_of(lists))).to(device)
+    model = build(settings.ranker, ranker_config(settings, data.dim, spread_of(lists), len(lists))).to(device)
     loss_function = (
         allrank_loss(settings.loss)
         if settings.ranker == "allrank"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rank_xmodal.features import cosine_features, hubness_features, penalties
-from rank_xmodal.ranker import ContextAwareRanker, EncoderLayer, ListBatch, RankerConfig
+from rank_xmodal.ranker import ALL_BLOCKS, ContextAwareRanker, EncoderLayer, ListBatch, RankerConfig
 
 DIM = 12
 CONCAT = {"blocks": ("concat",), "residual": False}
@@ -17,6 +17,7 @@ BLOCKS = {
     "full": {},
     "concat": CONCAT,
     "scalars alone": {"blocks": ("cosine", "hubness")},
+    "bilinear": {"blocks": ALL_BLOCKS},
     "no hubness": {"blocks": ("concat", "product", "cosine")},
     "two layers": {"layers": 2},
     "no layer": {"layers": 0},
@@ -166,7 +167,11 @@ def test_the_input_of_all_blocks_is_the_sum_of_theirs(corpus):
         for i in range(7):
             q, c = lists.query[b], lists.candidates[b, i]
             expected = ranker.query_input.weight @ q + ranker.candidate_input.weight @ c + ranker.input_bias
-            expected = expected + ranker.product_input.weight @ (math.sqrt(DIM) * q * c) + ranker.scalar_input.weight @ scalars[b, i]
+            expected = (
+                expected
+                + ranker.product_input.weight @ (math.sqrt(DIM) * q * c)
+                + ranker.scalar_input.weight @ scalars[b, i]
+            )
             close(found[b, i], expected)
 
 
