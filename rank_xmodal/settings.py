@@ -25,6 +25,7 @@ class Settings(BaseModel):
     blocks: tuple[Block, ...] | None = Field(
         None, description="pair features; by default those of `features`, bilinear from 5,000 lists on"
     )
+    without: tuple[Block, ...] = Field((), description="pair features to leave out of these")
     residual: bool | None = Field(None, description="add the first-stage score; None: with features full")
     ranker: Literal["rank_xmodal", "allrank"] = Field("rank_xmodal", description="whose model is trained")
     lists: Literal["natural", "clean", "paper"] = Field("natural", description="the miner's protocol for training")

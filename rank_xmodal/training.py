@@ -62,9 +62,10 @@ class Trained:
 def ranker_config(settings: Settings, dim: int, spread: float, lists: int) -> RankerConfig:
     """Return the model that the settings describe, for that many training lists."""
     full = settings.features == "full" and settings.ranker == "rank_xmodal"
+    blocks = settings.blocks or (("concat",) if not full else LEAN_BLOCKS if lists < SMALL else ALL_BLOCKS)
     return RankerConfig(
         dim=dim,
-        blocks=settings.blocks or (("concat",) if not full else LEAN_BLOCKS if lists < SMALL else ALL_BLOCKS),
+        blocks=tuple(block for block in blocks if block not in settings.without),
         d_model=settings.d_model,
         layers=settings.layers,
         heads=settings.heads,

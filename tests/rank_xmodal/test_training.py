@@ -13,8 +13,9 @@ from rank_xmodal.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation import evaluate, first_stage, per_query
 from rank_xmodal.query_bank import choose_bank, hubness, leave_out, neighbours, training_neighbours
+from rank_xmodal.ranker import ALL_BLOCKS, LEAN_BLOCKS
 from rank_xmodal.reranker import Reranker
-from rank_xmodal.training import spread_of, train
+from rank_xmodal.training import SMALL, ranker_config, spread_of, train
 
 CPU = torch.device("cpu")
 
@@ -291,3 +292,39 @@ def test_allrank_trains_on_our_lists(loss):
     trained = train(DATA, lists_of(DATA), chosen(ranker="allrank", loss=loss, epochs=1, layers=1))
     assert all(math.isfinite(h["loss"]) for h in trained.history[1:])
     assert 0 <= r1(trained)[0] <= 1
+
+
+def test_only_a_large_training_set_gets_the_bilinear_block():
+    def blocks(lists, **values):
+        return ranker_config(chosen(**values), 8, 0.03, lists).blocks
+
+    assert "bilinear" not in blocks(SMALL - 1)
+    assert "bilinear" in blocks(SMALL)
+    assert blocks(SMALL, features="concat") == ("concat",)
+    assert blocks(SMALL, blocks=["cosine"]) == ("cosine",)
+    assert blocks(10, without=["concat", "hubness"]) == ("product", "cosine")
+
+
+def test_the_bilinear_block_learns_a_rotation_that_the_product_cannot_express():
+    """Captions whose dimensions are shuffled in pairs: no weighting of the product's dimensions undoes that."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(900, 16))
+    text = image + 0.6 * rng.normal(size=image.shape)
+    text[:, :8] = text[:, [1, 0, 3, 2, 5, 4, 7, 6]]
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+    splits = np.array(["train"] * 600 + ["test"] * 300)
+    rows = np.arange(900)
+    data = EmbeddingSet(
+        image.astype(np.float16),
+        text.astype(np.float16),
+        pd.DataFrame({"image_id": rows.astype(str), "path": "", "split": splits}),
+        pd.DataFrame({"text_id": rows.astype(str), "text": "", "split": splits}),
+        pd.DataFrame({"image": rows, "text": rows, "grade": 1}),
+        {"fingerprint": "shuffled"},
+    )
+    found = {}
+    for name, blocks in (("lean", LEAN_BLOCKS), ("all", ALL_BLOCKS)):
+        plan = chosen(epochs=10, lr=3e-3, batch_size=16, blocks=list(blocks))
+        found[name], clip, _ = r1(train(data, lists_of(data), plan), data)
+    assert found["all"] > found["lean"] + 0.1
+    assert found["all"] > clip + 0.1
