@@ -73,7 +73,7 @@ def run_training(
         If `out` holds another ranker and `overwrite` is false, or as mining and training.
     """
     identity = {
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(mode="json"),
         "direction": direction,
         "fingerprint": data.fingerprint,
         "lists_given": sha256(lists.query, lists.candidates, lists.labels) if lists else None,
@@ -213,7 +213,7 @@ def _finish(
         if "calibration" in report:
             pictures.append(Path(folder) / "reliability.png")
             plot_reliability(report["calibration"], f"{data.name}: {run_name(settings, direction)}", pictures[-1])
-        (Path(folder) / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False))
+        (Path(folder) / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
         files = ["config.json", "model.safetensors", "query_bank.npy", "README.md", "test.json", "test.parquet"]
         artifacts = [out / name for name in files if (out / name).is_file()]
         tracker.finish(final, [*artifacts, *pictures, Path(folder) / "settings.yaml"])
@@ -221,7 +221,7 @@ def _finish(
 
 
 def _params(data: EmbeddingSet, direction: Direction, settings: Settings, lists: CandidateLists) -> dict[str, Any]:
-    flat = settings.model_dump()
+    flat = settings.model_dump(mode="json")
     flat.update({f"loss_params.{k}": v for k, v in flat.pop("loss_params").items()})
     for parameter in losses.REGISTRY[settings.loss].parameters:
         flat.setdefault(f"loss_params.{parameter.name}", parameter.default)
@@ -303,7 +303,7 @@ def _card(
         "Settings:",
         "",
         "```json",
-        json.dumps(settings.model_dump(), indent=2),
+        json.dumps(settings.model_dump(mode="json"), indent=2),
         "```",
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in _versions().items()) + ".",

@@ -149,7 +149,7 @@ def train(
     )
     optimizer = _optimizer(model, settings)
     steps = math.ceil(len(tensors) / settings.batch_size)
-    state = _State(checkpoint, model, optimizer, {"settings": settings.model_dump(), **_identity(lists)})
+    state = _State(checkpoint, model, optimizer, {"settings": settings.model_dump(mode="json"), **_identity(lists)})
     state.resume()
 
     def validate(figures: dict[str, float]) -> None:
