@@ -11,6 +11,7 @@ DATA ?= data/scenes
 SEED ?= 0
 EPOCHS ?=
 FOLDS ?=
+PAPER ?=
 FEATURES ?= full
 MODEL ?= ViT-B-32-quickgelu
 PRETRAINED ?= openai
@@ -19,12 +20,12 @@ NAME = $(notdir $(patsubst %/,%,$(DATA)))
 SUFFIX = $(if $(filter concat,$(FEATURES)),-concat)$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
 LOSSES := lambdarank neuralndcg listnet ranknet
 
-.PHONY: help setup demo data $(LOSSES) compare ablation crossval ui test lint clean
+.PHONY: help setup demo data $(LOSSES) compare ablation crossval paper ui test lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
 	  | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
-	@echo "  variables: DATA=$(DATA) SEED=$(SEED) EPOCHS=$(EPOCHS) FEATURES=full|concat FOLDS=; data: DATASET= ROOT= MODEL= PRETRAINED=; ui: PORT="
+	@echo "  variables: DATA=$(DATA) SEED=$(SEED) EPOCHS=$(EPOCHS) FEATURES=full|concat FOLDS= PAPER=full; data: DATASET= ROOT= MODEL= PRETRAINED=; ui: PORT="
 
 # torch first and by exact version: pip then has no choice left that could pull in another build of it.
 # allRank last and without its dependencies: its wheel pins torch<=1.8, torchvision<=0.9 and gcsfs==0.6.2, which can't be
@@ -61,6 +62,9 @@ STUDY = $(BIN)/python -m experiments.study --data $(DATA) $(if $(FOLDS),--folds 
 
 ablation: setup  ## What each part is worth, taken away in turn: 5 seeds on validation, or FOLDS=5 for a small set
 	$(STUDY) experiments/ablation.yaml
+
+paper: setup  ## The paper's Table 2, four losses and all baselines on the same lists; PAPER=full: 100 epochs, 5 seeds
+	$(BIN)/python -m experiments.paper --data $(DATA) $(if $(filter full,$(PAPER)),--full) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 crossval: FOLDS := $(or $(FOLDS),5)
 crossval: setup  ## The four losses over folds of a small set, against CLIP and CSLS

@@ -22,21 +22,20 @@ from rich.table import Table
 
 from data_prep.mining.miner import mine
 from experiments.folds import fold_of
+from experiments.kept import SHOWN, as_frame, keep
 from experiments.lists import pool_size
 from experiments.significance import paired_p
-from experiments.train import code_version
 from rank_xmodal import settings
 from rank_xmodal.embedding_set import DIRECTIONS, Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation import evaluate, first_stage
-from rank_xmodal.files import read_json, replacing, write_json
+from rank_xmodal.files import replacing
 from rank_xmodal.query_bank import neighbours
 from rank_xmodal.ranker_folder import pick_device
 from rank_xmodal.settings import Settings
 from rank_xmodal.tracking import Tracker, metric_key
 from rank_xmodal.training import train
 
-SHOWN = ("R@1", "R@5", "R@10", "MRR")
 TESTED = "R@1"
 _FIRST_STAGE = {"CLIP": "clip", "CSLS": "csls"}
 _KEYS = {"against", "settings", "rows"}
@@ -106,36 +105,19 @@ def trial(part: Part, direction: Direction, plan: Settings, kept: Path) -> pd.Da
         query, and a column for each of clip, csls, ranker and each metric: "ranker/R@1".
     """
     plan = plan.model_copy(update={"seed": plan.seed + part.seed})
-    identity = {
-        "settings": plan.model_dump(mode="json"),
-        "fingerprint": part.data.fingerprint,
-        "split": part.split,
-        "code": code_version(),
-    }
-    facts = kept.with_suffix(".json")
-    if kept.is_file() and facts.is_file() and read_json(facts) == identity:
-        return pd.read_parquet(kept)
     data = part.data
-    lists = mine(
-        data,
-        direction,
-        negatives=plan.negatives,
-        pool=pool_size(data, direction, plan),
-        protocol=plan.lists,
-        seed=plan.seed,
-    )
-    stage = first_stage(data, direction, part.split)
-    trained = train(data, lists, plan, validation=stage if part.split == "val" else None)
-    near = neighbours(data.candidates(direction), trained.bank)
-    _, values = evaluate(trained.model, data, stage, near, pick_device(plan.device))
-    frame = pd.DataFrame({"query": stage.lists.query})
-    for row, by_metric in values.items():
-        for name in SHOWN:
-            frame[f"{row}/{name}"] = by_metric[name].numpy()
-    with replacing(kept) as path:
-        frame.to_parquet(path, index=False)
-    write_json(facts, identity)
-    return frame
+
+    def make() -> pd.DataFrame:
+        pool = pool_size(data, direction, plan)
+        lists = mine(data, direction, negatives=plan.negatives, pool=pool, protocol=plan.lists, seed=plan.seed)
+        stage = first_stage(data, direction, part.split)
+        trained = train(data, lists, plan, validation=stage if part.split == "val" else None)
+        near = neighbours(data.candidates(direction), trained.bank)
+        _, values = evaluate(trained.model, data, stage, near, pick_device(plan.device))
+        return as_frame(stage.lists.query, values)
+
+    identity = {"settings": plan.model_dump(mode="json"), "fingerprint": data.fingerprint, "split": part.split}
+    return keep(kept, identity, make)
 
 
 @dataclass(frozen=True)
@@ -182,7 +164,8 @@ def as_table(rows: dict[str, Row], against: list[str], title: str) -> pd.DataFra
     return pd.DataFrame(lines)
 
 
-def _cells(table: pd.DataFrame) -> Iterator[list[str]]:
+def cells_of(table: pd.DataFrame) -> Iterator[list[str]]:
+    """Yield the lines of a table as text."""
     for line in table.itertuples(index=False):
         cells = []
         for column, value in zip(table.columns, line, strict=True):
@@ -284,7 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
         shown = Table(title=f"{title}, {how}; %", caption="p: R@1, paired randomisation test over the queries")
         for column in table.columns:
             shown.add_column(column, justify="left" if column in DIRECTIONS else "right", no_wrap=True)
-        for cells in _cells(table):
+        for cells in cells_of(table):
             shown.add_row(*cells)
         console.print(shown)
 

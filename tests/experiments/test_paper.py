@@ -1,0 +1,54 @@
+"""The paper's table: what the two protocols do to CLIP's own row, and a whole small run."""
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.mining.miner import mine
+from experiments import paper
+from rank_xmodal.evaluation import per_query
+from rank_xmodal.tracking import read_runs
+
+
+def table_of(data, protocol):
+    lists = mine(data, "t2i", "test", negatives=50, pool=200, protocol=protocol, seed=0)
+    stage = paper.stage_of(lists)
+    return lists, per_query(torch.from_numpy(lists.cosine), stage)
+
+
+def test_an_unprotected_positive_costs_clip_its_first_place_and_a_protected_one_does_not(random_set):
+    data = random_set(["train"] * 60 + ["test"] * 200, noise=0.3, d=16)
+    (paper_lists, unprotected), (_, protected) = table_of(data, "paper"), table_of(data, "clean")
+    twice = np.array([len(set(row)) < len(row) for row in paper_lists.candidates.tolist()])
+    assert twice.mean() > 0.95, "the pool is the whole gallery: nearly every positive is mined as its own negative"
+    assert protected["R@1"].mean() > 0.9
+    assert not unprotected["R@1"][torch.from_numpy(twice)].any(), "tied with itself, and ties count as misses"
+    assert unprotected["R@5"].mean() > 0.95, "R@5 hardly changes"
+
+
+def test_a_small_table_is_filled_tracked_and_kept(random_set, tmp_path, capsys, monkeypatch):
+    data = random_set(["train"] * 90 + ["val"] * 20 + ["test"] * 80).write(tmp_path / "set")
+    rows = [row for row in paper.methods(1) if row.label in ("CLIP", "CCA", "ListNet", "ours, ListNet")]
+    monkeypatch.setattr(paper, "methods", lambda epochs: rows)
+    call = ["--data", str(data.root), "--epochs", "1", "--seeds", "2", "--device", "cpu", "--out", str(tmp_path / "o")]
+    paper.main([*call, "--mlruns", str(tmp_path / "mlruns")])
+    text = capsys.readouterr().out
+    for word in ("protocol paper", "protocol clean", "CCA", "ours, ListNet", "29.46", "docs/reading-the-table.md"):
+        assert word in text
+    assert len(read_runs(tmp_path / "mlruns", "paper random")) == 16
+    monkeypatch.setattr(paper, "scorer", None)
+    paper.main([*call, "--mlruns", str(tmp_path / "mlruns")])
+    assert capsys.readouterr().out == text
+
+
+def test_a_set_that_is_too_small_is_refused(random_set, tmp_path, capsys):
+    data = random_set(["train"] * 90 + ["test"] * 20).write(tmp_path / "set")
+    with pytest.raises(SystemExit) as stop:
+        paper.main(["--data", str(data.root)])
+    assert stop.value.code == 2
+    assert "test split has 20 candidates t2i; the recipe's lists of 51 need more" in capsys.readouterr().err
+
+
+def test_every_method_of_the_paper_stands_in_the_table():
+    labels = {row.label for row in paper.methods(1)}
+    assert set(paper.PUBLISHED) <= labels
