@@ -1,11 +1,13 @@
 """The paper's table: what the two protocols do to CLIP's own row, and a whole small run."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from data_prep.mining.miner import mine
-from experiments import paper
+from experiments import paper, reading_the_table
 from rank_xmodal.evaluation import per_query
 from rank_xmodal.tracking import read_runs
 
@@ -52,3 +54,21 @@ def test_a_set_that_is_too_small_is_refused(random_set, tmp_path, capsys):
 def test_every_method_of_the_paper_stands_in_the_table():
     labels = {row.label for row in paper.methods(1)}
     assert set(paper.PUBLISHED) <= labels
+
+
+def test_the_page_on_reading_the_table_says_what_its_example_prints(capsys):
+    reading_the_table.main()
+    printed = capsys.readouterr().out.splitlines()
+    page = (Path(paper.__file__).parents[1] / "docs" / "reading-the-table.md").read_text().splitlines()
+    assert len(printed) == 12
+    for line in printed:
+        assert "    " + line in page
+
+
+def test_a_half_and_a_fifth():
+    data = reading_the_table.corpus()
+    text, image = (list(reading_the_table.rows(data, direction).values()) for direction in ("t2i", "i2t"))
+    whole, unprotected = text[0], text[4]
+    assert unprotected[0] == pytest.approx(whole[0] / 2, abs=2)
+    assert unprotected[2] == pytest.approx(whole[2], abs=1)
+    assert image[2][0] == pytest.approx(image[0][0] / 5, abs=2)
