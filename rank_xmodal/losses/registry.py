@@ -41,6 +41,8 @@ class Loss:
     """"graded": takes any labels of at least 0, binary ones included. "binary": 0 and 1 only."""
     paper: str
     descriptions: Mapping[str, str]
+    why: str
+    """Why the defaults are what they are, for scores of `ContextAwareRanker`: a unit is a list's spread of cosines."""
     parameters: tuple[Parameter, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -63,4 +63,9 @@ def test_bad_value_is_met_at_once(value):
 
 def test_entry_that_forgets_a_parameter_is_refused():
     with pytest.raises(TypeError, match="sigma"):
-        Loss("broken", losses.ranknet, labels="graded", paper="", descriptions={})
+        Loss("broken", losses.ranknet, labels="graded", paper="", descriptions={}, why="")
+
+
+def test_every_loss_says_why_its_defaults_are_what_they_are():
+    for loss in losses.REGISTRY.values():
+        assert len(loss.why) > 20, loss.name
