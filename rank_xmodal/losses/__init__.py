@@ -64,7 +64,7 @@ REGISTRY: dict[str, Loss] = {
             paper="Burges, Ragno, Le: Learning to Rank with Nonsmooth Cost Functions, NeurIPS 2006; "
             "as a loss: Wang et al., CIKM 2018, doi:10.1145/3269206.3271784",
             descriptions={"sigma": "steepness of the pair's logistic loss", "k": _TRUNCATION},
-            why="sigma 1 and 4 are alike on scenes (R@1 within 0.1), since the ranker learns the scale of its scores; no "
+            why="sigma 1 and 4 are alike on scenes (R@1 within 0.1): the ranker learns the scale of its scores; no "
             "truncation, so that a positive anywhere in the list has a gradient",
         ),
         Loss(
@@ -77,8 +77,8 @@ REGISTRY: dict[str, Loss] = {
                 "k": _TRUNCATION,
                 "iterations": "Sinkhorn steps",
             },
-            why="a temperature of 0.25 to 1 is alike, above it the sort is too soft to tell ranks apart and a small set "
-            "learns less (+2.7 instead of +5.8 points at 4); 50 steps bring the rows of 51 candidates to sum 1",
+            why="temperatures of 0.25 to 1 are alike; above, the sort is too soft to tell ranks apart and a small set "
+            "learns less (+2.7 instead of +5.8 points at 4); 50 steps as in allRank",
         ),
         Loss(
             "listnet",
@@ -95,7 +95,7 @@ REGISTRY: dict[str, Loss] = {
             labels="graded",
             paper="Burges et al.: Learning to Rank using Gradient Descent, ICML 2005, doi:10.1145/1102351.1102363",
             descriptions={"sigma": "steepness of the pair's logistic loss"},
-            why="1 and 4 are alike on scenes (R@1 within 0.5), no better on real pairs, and 1 is the paper's",
+            why="1 and 4 are alike on scenes (R@1 within 0.5), and 1 is the paper's",
         ),
         Loss(
             "lambdaloss",
