@@ -76,11 +76,12 @@ def run_training(
         "settings": settings.model_dump(mode="json"),
         "direction": direction,
         "fingerprint": data.fingerprint,
+        "trained_on": ["train"],
         "lists_given": sha256(lists.query, lists.candidates, lists.labels) if lists else None,
     }
     if (out / "config.json").is_file():
         facts = read_json(out / "config.json")
-        if all(facts.get(key) == value for key, value in identity.items()):
+        if all(facts.get(key) == value for key, value in identity.items() if key != "trained_on"):
             say(f"{out}: already trained with these settings on this data; reading its report.")
             return facts.get("test") or {}
         if not overwrite:
@@ -150,6 +151,7 @@ def run_training(
         if lists is None and validation is not None and refit.wanted(settings, trained, len(chosen)):
             say(f"  again on train and val together, up to epoch {trained.best_epoch}")
             trained = refit.refit(data, direction, settings, trained, on_step)
+            identity["trained_on"] = ["train", "val"]
         report = _finish(data, direction, settings, out, trained, identity, chosen, tracker)
     except KeyboardInterrupt:
         tracker.finish(status="KILLED")
@@ -194,7 +196,7 @@ def _finish(
         "mlflow_run": tracker.run_id,
         "test": report,
     }
-    card = _card(data, direction, settings, trained, report, out)
+    card = _card(data, direction, settings, trained, report, out, identity["trained_on"])
     ranker_folder.save(out, trained.model, trained.bank, facts, card)
     if report:
         write_json(out / "test.json", report)
@@ -263,6 +265,7 @@ def _card(
     trained: Trained,
     report: dict[str, Any],
     out: Path,
+    trained_on: list[str],
 ) -> str:
     lines = [
         "---",
@@ -290,7 +293,8 @@ def _card(
             lines.append(f"| {row} | " + " | ".join(figures) + " |")
         lines.append("")
     lines += [
-        f"Best epoch {trained.best_epoch} of {len(trained.history) - 1}; query bank of {len(trained.bank):,} "
+        f"Best epoch {trained.best_epoch} of {len(trained.history) - 1}; trained on "
+        f"{' and '.join(trained_on)}; query bank of {len(trained.bank):,} "
         "training queries.",
         "",
         "```python",

@@ -79,4 +79,5 @@ def test_a_run_says_that_it_was_trained_twice_and_ends_with_the_larger_bank(data
     again = any("again on train and val" in line for line in said)
     assert again == (facts["best_epoch"] > 0)
     assert len(bank) == (60 if again else 40)
+    assert facts["trained_on"] == (["train", "val"] if again else ["train"])
     assert len(first_stage(stored, "t2i", "val").lists) == 20
