@@ -20,10 +20,10 @@ NAME = $(notdir $(patsubst %/,%,$(DATA)))
 SUFFIX = $(if $(filter concat,$(FEATURES)),-concat)$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
 LOSSES := lambdarank neuralndcg listnet ranknet
 
-.PHONY: help setup demo data $(LOSSES) compare ablation crossval paper ui test lint clean
+.PHONY: help setup demo data verify-flickr30k verify-coco $(LOSSES) compare ablation crossval grid paper ui test lint clean
 
 help:  ## This list
-	@grep -hE '^[a-z$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
+	@grep -hE '^[a-z0-9$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
 	  | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
 	@echo "  variables: DATA=$(DATA) SEED=$(SEED) EPOCHS=$(EPOCHS) FEATURES=full|concat FOLDS= PAPER=full; data: DATASET= ROOT= MODEL= PRETRAINED=; ui: PORT="
 
@@ -48,6 +48,14 @@ data: setup  ## Embed a data set: make data DATASET=flickr30k ROOT=/path/to/flic
 	@test -n "$(DATASET)" -a -n "$(ROOT)" || { echo "Say which: make data DATASET=flickr30k|coco|folder ROOT=/path"; exit 2; }
 	$(RX) embed --dataset $(DATASET) --root "$(ROOT)" --model $(MODEL) --pretrained "$(PRETRAINED)" --out data/$(DATASET)-$(MODEL)
 
+verify-flickr30k: DATA = data/flickr30k-$(MODEL)
+verify-flickr30k: setup  ## Are CLIP's figures on Flickr30K as published? Before training; DATA=data/flickr30k-MODEL
+	$(BIN)/python -m experiments.verify flickr30k --data $(DATA)
+
+verify-coco: DATA = data/coco-$(MODEL)
+verify-coco: setup  ## The same for COCO
+	$(BIN)/python -m experiments.verify coco --data $(DATA)
+
 $(LOSSES): setup  ## Train with this loss, both directions, as MLflow runs
 	@test -d "$(DATA)" || { echo "$(DATA): no such embedding set. Make one with 'make data', 'make demo' or rank-xmodal import."; exit 2; }
 	@for direction in t2i i2t; do \
@@ -62,6 +70,12 @@ STUDY = $(BIN)/python -m experiments.study --data $(DATA) $(if $(FOLDS),--folds 
 
 ablation: setup  ## What each part is worth, taken away in turn: 5 seeds on validation, or FOLDS=5 for a small set
 	$(STUDY) experiments/ablation.yaml
+
+grid: setup  ## Grid search over the model's sizes and lr, both directions, judged on validation: experiments/grid.yaml
+	@for direction in t2i i2t; do \
+	  $(BIN)/python -m experiments.grid experiments/grid.yaml --data $(DATA) --direction $$direction \
+	    $(if $(EPOCHS),--set epochs=$(EPOCHS)) || exit $$?; \
+	done
 
 paper: setup  ## The paper's Table 2, four losses and all baselines on the same lists; PAPER=full: 100 epochs, 5 seeds
 	$(BIN)/python -m experiments.paper --data $(DATA) $(if $(filter full,$(PAPER)),--full) $(if $(EPOCHS),--epochs $(EPOCHS))

@@ -57,10 +57,12 @@ class Tracker:
         tags: dict[str, str],
         dataset: tuple[str, str] | None = None,
         run_id: str | None = None,
+        parent: str | None = None,
     ) -> None:
         """Open a run, or go on with `run_id` where the store still has it.
 
-        `dataset` is a data set's name and digest, shown in the column Dataset.
+        `dataset` is a data set's name and digest, shown in the column Dataset; `parent` the run that this one is
+        nested under.
         """
         if self.folder is None:
             return
@@ -87,6 +89,8 @@ class Tracker:
                     self.run_id, self._client = run_id, client
                     return
             run = client.create_run(number, run_name=name)
+            if parent is not None:
+                tags = {**tags, "mlflow.parentRunId": parent}
             flat = [Param(key, str(value)[:_LONGEST]) for key, value in params.items()]
             client.log_batch(run.info.run_id, params=flat, tags=[RunTag(k, str(v)) for k, v in tags.items()])
             if dataset is not None:

@@ -10,7 +10,7 @@
     tensor([1.0000, 0.3333], dtype=torch.float64)
 
 Names are those of the tables: "R@5" is the hit rate, as image-text retrieval has it; "recall@5" is the share of
-relevant items found.
+relevant items found. `at_threshold` and `best_f1` judge pairs by a threshold instead of rankings.
 """
 
 from __future__ import annotations
@@ -26,19 +26,41 @@ from torch import Tensor
 from rank_xmodal.errors import UserError
 from rank_xmodal.metrics.first_relevant_rank import first_relevant_rank
 from rank_xmodal.metrics.hit_rate import hit_rate
+from rank_xmodal.metrics.map_at_k import map_at_k
 from rank_xmodal.metrics.mrr import mrr
 from rank_xmodal.metrics.ndcg import ndcg
+from rank_xmodal.metrics.pairs import PairDecisions, at_threshold, best_f1
 from rank_xmodal.metrics.recall import recall
 
-__all__ = ["DEFAULT", "Metric", "compute", "first_relevant_rank", "get", "hit_rate", "mrr", "ndcg", "recall"]
+__all__ = [
+    "DEFAULT",
+    "Metric",
+    "PairDecisions",
+    "at_threshold",
+    "best_f1",
+    "compute",
+    "first_relevant_rank",
+    "get",
+    "hit_rate",
+    "map_at_k",
+    "mrr",
+    "ndcg",
+    "recall",
+]
 
 DEFAULT = ("R@1", "R@5", "R@10", "MRR", "NDCG@10")
 """The columns of every table."""
 
-_AT_K: dict[str, Callable[..., Tensor]] = {"r": hit_rate, "hit_rate": hit_rate, "recall": recall, "ndcg": ndcg}
+_AT_K: dict[str, Callable[..., Tensor]] = {
+    "r": hit_rate,
+    "hit_rate": hit_rate,
+    "recall": recall,
+    "ndcg": ndcg,
+    "map": map_at_k,
+}
 _WHOLE: dict[str, Callable[..., Tensor]] = {"mrr": mrr}
-_COUNTS_RELEVANT = (recall, ndcg)
-_FORMS = ("R@k", "hit_rate@k", "recall@k", "MRR", "NDCG@k")
+_COUNTS_RELEVANT = (recall, ndcg, map_at_k)
+_FORMS = ("R@k", "hit_rate@k", "recall@k", "MRR", "NDCG@k", "MAP@k")
 
 
 class Metric(Protocol):
@@ -50,7 +72,7 @@ class Metric(Protocol):
 
 
 def get(name: str) -> Metric:
-    """Look up a metric by its name in a table, in any case: "R@1", "hit_rate@5", "recall@5", "MRR", "NDCG@10".
+    """Look up a metric by its name in a table, in any case: "R@1", "hit_rate@5", "recall@5", "MRR", "NDCG@10", "MAP@5".
 
     Raises:
         UserError: an unknown name; names the nearest known one.

@@ -1,0 +1,163 @@
+"""COCO's 1K protocol beside its 5K one: ``python -m experiments.protocols RUN --data DATA``.
+
+5K ranks the test split as a whole. 1K cuts its 5,000 images into five consecutive folds of 1,000, each a gallery of its
+own with all its captions, and gives the mean over the folds: what older papers on COCO report, and much the easier
+task. CLIP, CSLS and a trained ranker are evaluated under both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rank_xmodal.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation import DEPTH, evaluate, first_stage
+from rank_xmodal.files import write_json
+from rank_xmodal.metrics import DEFAULT
+from rank_xmodal.query_bank import neighbours
+from rank_xmodal.reranker import Reranker
+
+COCO_IMAGES = 5_000
+FOLD_SIZE = 1_000
+ROWS = {"clip": "CLIP", "csls": "CSLS", "ranker": "ranker"}
+
+_ELSEWHERE = "other fold"
+
+
+def folds_of_test(data: EmbeddingSet, fold_size: int) -> list[EmbeddingSet]:
+    """Cut the test split into consecutive folds of `fold_size` images, in row order, with all their captions.
+
+    Each fold is the set with that fold alone as its test split; train and val stay as they are.
+
+    Raises
+    ------
+    UserError
+        If the split is empty or is no two or more whole folds.
+    """
+    images = np.asarray(data.candidate_rows("t2i", "test"))
+    if fold_size < 1 or len(images) % fold_size or len(images) < 2 * fold_size:
+        raise UserError(
+            f"--fold-size {fold_size}: the test split of {data.root or data.name} has {len(images):,} images; they "
+            "must be two or more whole folds. Name a divisor of that number."
+        )
+    texts = (data.texts["split"] == "test").to_numpy()
+    pairs = data.relevance
+    folds = []
+    for place, start in enumerate(range(0, len(images), fold_size)):
+        own = np.zeros(len(data.images), dtype=bool)
+        own[images[start : start + fold_size]] = True
+        told = np.zeros(len(data.texts), dtype=bool)
+        told[pairs["text"].to_numpy()[own[pairs["image"].to_numpy()]]] = True
+        image_splits = data.images["split"].to_numpy(dtype=object, copy=True)
+        image_splits[images] = np.where(own[images], "test", _ELSEWHERE)
+        text_splits = data.texts["split"].to_numpy(dtype=object, copy=True)
+        text_splits[texts] = np.where(told[texts], "test", _ELSEWHERE)
+        of = f"test fold {place} of {len(images) // fold_size}"
+        folds.append(
+            replace(
+                data,
+                images=data.images.assign(split=image_splits),
+                texts=data.texts.assign(split=text_splits),
+                meta={**data.meta, "fingerprint": f"{data.meta.get('fingerprint')} {of}"},
+            )
+        )
+    return folds
+
+
+def coco_1k_folds(data: EmbeddingSet) -> list[EmbeddingSet]:
+    """Return the five folds of COCO's 1K protocol, 1,000 images each.
+
+    Raises
+    ------
+    UserError
+        If the test split hasn't 5,000 images.
+    """
+    found = int((data.images["split"] == "test").sum())
+    if found != COCO_IMAGES:
+        raise UserError(
+            f"{data.root or data.name}: its test split has {found:,} images; COCO's 1K protocol is over Karpathy's "
+            f"{COCO_IMAGES:,}. Embed the whole of coco, or cut this split by another --fold-size."
+        )
+    return folds_of_test(data, FOLD_SIZE)
+
+
+def compare(
+    data: EmbeddingSet, reranker: Reranker, *, fold_size: int = FOLD_SIZE, depth: int = DEPTH
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Evaluate CLIP, CSLS and a ranker over the folds and over the whole gallery.
+
+    Returns
+    -------
+    dict
+        Under "folds" (the mean over them) and "whole": clip, csls and ranker, each metric's mean over queries.
+
+    Raises
+    ------
+    UserError
+        If the ranker is of another width, or the test split can't be cut so.
+    """
+    folds = coco_1k_folds(data) if fold_size == FOLD_SIZE else folds_of_test(data, fold_size)
+    if reranker.dim != data.dim:
+        raise UserError(f"--data {data.name}: embeddings are {data.dim} wide, the ranker takes {reranker.dim}.")
+    direction: Direction = reranker.facts["direction"]
+    near = neighbours(data.candidates(direction), reranker.bank)
+
+    def figures(part: EmbeddingSet) -> dict[str, dict[str, float]]:
+        stage = first_stage(part, direction, "test", depth)
+        report, _ = evaluate(reranker.model, part, stage, near, reranker.device)
+        return {row: {name: float(report[row][name]) for name in DEFAULT} for row in ROWS}
+
+    by_fold = [figures(part) for part in folds]
+    mean = {row: {name: float(np.mean([fold[row][name] for fold in by_fold])) for name in DEFAULT} for row in ROWS}
+    return {"folds": mean, "whole": figures(data)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Evaluate a run under both protocols and print the figures."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.protocols",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="a trained ranker's folder")
+    parser.add_argument("--data", type=Path, required=True, help="an embedding set of the same encoder")
+    parser.add_argument("--fold-size", type=int, default=FOLD_SIZE, help="images in a fold (default 1000)")
+    parser.add_argument("--depth", type=int, default=DEPTH, help=f"CLIP's top list, reordered (default {DEPTH})")
+    parser.add_argument("--json", type=Path, help="write the figures there; shares from 0 to 1")
+    parser.add_argument("--device", default="auto")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.depth < 2:
+            raise UserError(f"--depth {chosen.depth}: there is nothing to reorder; use 2 or more.")
+        data = EmbeddingSet.open(chosen.data)
+        reranker = Reranker.from_pretrained(chosen.run, chosen.device)
+        report = compare(data, reranker, fold_size=chosen.fold_size, depth=chosen.depth)
+        if chosen.json:
+            write_json(chosen.json, report)
+    except UserError as error:
+        print(f"protocols: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    images = int((data.images["split"] == "test").sum())
+    count = images // chosen.fold_size
+    shown = Table(
+        title=f"{chosen.run} on {data.name}, {reranker.facts['direction']}, the top {chosen.depth} reordered; %",
+        caption=f"{chosen.fold_size:,}: mean over {count} folds of that many images with their captions; {images:,}: "
+        "the whole test split. The two galleries' figures can't be compared with each other.",
+    )
+    for column in ("images", "row", *DEFAULT):
+        shown.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
+    for gallery, size in (("folds", chosen.fold_size), ("whole", images)):
+        for row, label in ROWS.items():
+            shown.add_row(f"{size:,}", label, *(f"{100 * report[gallery][row][name]:.2f}" for name in DEFAULT))
+    Console(width=None if sys.stdout.isatty() else 140).print(shown)
+
+
+if __name__ == "__main__":
+    main()
