@@ -18,6 +18,7 @@ import yaml
 from experiments import refit
 from experiments.lists import training_lists
 from experiments.plots import plot_reliability, plot_run
+from experiments.report import write_report
 from rank_xmodal import losses, metrics, ranker_folder
 from rank_xmodal.candidate_lists import CandidateLists
 from rank_xmodal.embedding_set import Direction, EmbeddingSet
@@ -200,6 +201,7 @@ def _finish(
     ranker_folder.save(out, trained.model, trained.bank, facts, card)
     if report:
         write_json(out / "test.json", report)
+        write_report(out, data, out / "report.html")
     final = {}
     if report:
         for row, prefix in METRIC_GROUPS.items():
@@ -216,7 +218,15 @@ def _finish(
             pictures.append(Path(folder) / "reliability.png")
             plot_reliability(report["calibration"], f"{data.name}: {run_name(settings, direction)}", pictures[-1])
         (Path(folder) / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-        files = ["config.json", "model.safetensors", "query_bank.npy", "README.md", "test.json", "test.parquet"]
+        files = [
+            "config.json",
+            "model.safetensors",
+            "query_bank.npy",
+            "README.md",
+            "test.json",
+            "test.parquet",
+            "report.html",
+        ]
         artifacts = [out / name for name in files if (out / name).is_file()]
         tracker.finish(final, [*artifacts, *pictures, Path(folder) / "settings.yaml"])
     return report

@@ -298,7 +298,8 @@ def test_a_real_ctrl_c_during_training_goes_on_in_the_same_mlflow_run(place, tra
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
     assert facts["mlflow_run"] == started
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "README.md", "config.json", "model.safetensors", "query_bank.npy", "test.json", "test.parquet"
+        "README.md", "config.json", "model.safetensors", "query_bank.npy", "report.html", "test.json",
+        "test.parquet",
     }  # fmt: skip
     run(*common, "--out", tmp_path / "whole", "--no-tracking")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
