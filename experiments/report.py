@@ -1,4 +1,4 @@
-"""A trained run as one web page that needs nothing else: figures, plots, and queries it moved most, for better or worse.
+"""A trained run as one web page: figures, plots, and the queries that it moved most, for better or worse.
 
 The page holds its style, plots and pictures itself, runs no script and asks for nothing from outside, so that it can
 be sent by mail, opened offline and kept.
@@ -564,7 +564,9 @@ def _shift(table: pd.DataFrame) -> str:
     )
 
 
-def _lines(series: list[tuple[str, str, list[tuple[float, float]]]], below: str, mark: float | None, unit: str | None) -> str:  # fmt: skip
+def _lines(
+    series: list[tuple[str, str, list[tuple[float, float]]]], below: str, mark: float | None, unit: str | None
+) -> str:
     points = [point for _, _, own in series for point in own]
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     low, high = min(v for _, v in points), max(v for _, v in points)
@@ -729,7 +731,8 @@ img { display: block; max-width: 100%; background: var(--tile); }
 .gap span { background: var(--card); border-radius: 3px; padding: 0.05rem 0.25rem; max-height: 100%; overflow: hidden; }
 .hit img, .hit .gap { outline: 3px solid var(--good); outline-offset: 1px; }
 .asked img { outline: 0; }
-.foot { display: flex; flex-wrap: wrap; align-items: center; gap: 0.1rem 0.35rem; font-size: 0.75rem; line-height: 1.3; }
+.foot { display: flex; flex-wrap: wrap; align-items: center; gap: 0.1rem 0.35rem; }
+.foot { font-size: 0.75rem; line-height: 1.3; }
 .pictures .foot { margin-top: 0.4rem; }
 .place, .shift { color: var(--quiet); font-variant-numeric: tabular-nums; }
 .shift { white-space: nowrap; }
@@ -746,7 +749,8 @@ summary { cursor: pointer; font-weight: 500; }
   align-items: start; margin: 1.1rem 0 0.5rem; }
 .settings { width: 100%; font-size: 0.85rem; }
 .settings caption { caption-side: top; color: var(--ink); font-weight: 600; font-size: 0.95rem; padding: 0 0 0.4rem; }
-.settings th, .settings td { text-align: left; vertical-align: top; padding: 0.25rem 0; border-top: 1px solid var(--line); }
+.settings th, .settings td { text-align: left; vertical-align: top; padding: 0.25rem 0; }
+.settings th, .settings td { border-top: 1px solid var(--line); }
 .settings th { font-weight: 400; color: var(--quiet); padding-right: 1rem; width: 9rem; }
 @media (max-width: 40rem) {
   .query, .plots figure { padding: 0.85rem; }
