@@ -239,8 +239,8 @@ def evaluate(run: Path, data: Path, split: str, depth: int, json_file: Path | No
     if reranker.dim != opened.dim:
         raise UserError(f"{run}: takes embeddings {reranker.dim} wide, those of {data} are {opened.dim} wide.")
     direction = reranker.facts["direction"]
-    if split == "train":
-        say("train: these queries stand in the ranker's query bank; expect figures that mean little. Use val or test.")
+    if split in reranker.facts.get("trained_on", ["train"]):
+        say(f"{split}: the ranker was trained on these queries; expect figures that mean little. Use test.")
     stage = first_stage(opened, direction, split, depth)
     near = neighbours(opened.candidates(direction), reranker.bank)
     report, _ = compute(reranker.model, opened, stage, near, reranker.device, reranker.calibration)
@@ -253,18 +253,59 @@ def evaluate(run: Path, data: Path, split: str, depth: int, json_file: Path | No
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--experiment", help="All finished runs of an MLflow experiment.")
 @_TRACKING
-def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path) -> None:
+@click.option(
+    "--format", "style", type=click.Choice(["terminal", "csv", "markdown", "latex"]), default="terminal",
+    show_default=True, help="csv: both directions in one table, unrounded. Shares are in % in all of them.",
+)  # fmt: skip
+@click.option("--plots", type=click.Path(path_type=Path), help="Draw recall.png and rank_shifts.png into that folder.")
+def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path, style: str, plots: Path | None) -> None:
     """Show runs side by side, CLIP and CSLS first; of several seeds the mean and standard deviation."""
     from rich.console import Console
 
-    from experiments.compare import as_tables, from_experiment, from_folders
+    from experiments import compare as tables
 
     if bool(runs) == bool(experiment):
         raise UserError("compare: name runs' folders, or an --experiment.")
-    entries = from_experiment(mlruns, experiment, say) if experiment else from_folders(list(runs))
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    for table in as_tables(entries, experiment or "runs"):
-        console.print(table)
+    entries = tables.from_experiment(mlruns, experiment, say) if experiment else tables.from_folders(list(runs))
+    title = experiment or "runs"
+    if style == "csv":
+        click.echo(tables.as_csv(entries), nl=False)
+    elif style == "markdown":
+        click.echo(tables.as_markdown(entries, title), nl=False)
+    elif style == "latex":
+        click.echo(tables.as_latex(entries, title), nl=False)
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        for table in tables.as_tables(entries, title):
+            console.print(table)
+    if plots:
+        for picture in tables.write_plots(entries, title, plots, say):
+            say(f"wrote {picture}")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="An embedding set of the same encoder.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@click.option("--depth", type=click.IntRange(2), default=51, show_default=True, help="CLIP's top list, reordered.")
+@click.option(
+    "--format", "style", type=click.Choice(["trec", "libsvm"]), required=True,
+    help="trec: run.txt, clip.txt, qrels.txt. libsvm: lists.txt, big: some 34 bytes x dim for every candidate of every "
+    "list (dim 512, 5,000 lists of 51: 4.5 GB); its size is printed first.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write into.")
+@_DEVICE
+def export(run: Path, data: Path, split: str, depth: int, style: str, out: Path, device: str) -> None:
+    """Write a split's rankings for trec_eval and its kin, or its lists for allRank and scikit-learn.
+
+    In ids, "%" and what is not printable or is white space becomes %XX, its bytes in UTF-8; an empty id becomes "%".
+    """
+    from experiments.export import export_libsvm, export_trec
+    from rank_xmodal.embedding_set import EmbeddingSet
+
+    write = export_trec if style == "trec" else export_libsvm
+    for path in write(run, EmbeddingSet.open(data), split, out, depth=depth, device=device, say=say):
+        click.echo(f"wrote {path}")
 
 
 @cli.command()

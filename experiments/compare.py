@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +12,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.markup import escape
 from rich.table import Table
 
-from experiments.significance import paired_p
+from experiments.plots import plot_recall, plot_shifts
+from experiments.significance import holm, paired_p
 from experiments.train import METRIC_GROUPS, SHOWN
 from rank_xmodal.embedding_set import DIRECTIONS
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation import MEAN_RANK
-from rank_xmodal.files import read_json
+from rank_xmodal.files import read_json, read_table
 from rank_xmodal.settings import Settings
 from rank_xmodal.tracking import metric_key, read_runs
 
 _SUMMED = ("R@1", "R@5", "R@10")
 _TESTED = "R@1"  # the metric of the p-values
+_P = ("p CLIP", "p CSLS")
 _HEADINGS = {"t2i": "text to image", "i2t": "image to text"}
 
 # One run as compared: which row it belongs to, its direction, and what must agree for two to stand in one table.
@@ -46,7 +50,8 @@ def from_folders(folders: list[Path]) -> list[Entry]:
         report = facts.get("test")
         if not report:
             raise UserError(f"{folder}: has no test report, its data has no test split. Leave it out.")
-        settings = facts["settings"]
+        # What a run of an earlier version doesn't mention was at its default.
+        settings = {**Settings().model_dump(mode="json"), **facts["settings"]}
         entries.append(
             {
                 "label": _label(settings["loss"], settings["features"], settings["ranker"]),
@@ -173,16 +178,12 @@ def p_values(entries: list[Entry]) -> dict[tuple[str, str], tuple[float, float]]
     return found
 
 
-def _cell(values: list[float], name: str) -> str:
-    scale = 1 if name == MEAN_RANK else 100
-    text = f"{scale * mean(values):.2f}"
-    return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.2f}"
-
-
-def _p_cell(p: float) -> str:
-    if math.isnan(p):
-        return ""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def corrected(found: dict[tuple[str, str], tuple[float, float]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return `p_values` after Holm's correction: all of them, whichever direction or opponent, are one family."""
+    pairs = np.array(list(found.values()), dtype=float).reshape(-1, 2)
+    tested = ~np.isnan(pairs)
+    pairs[tested] = holm(pairs[tested])
+    return {key: (float(clip), float(csls)) for key, (clip, csls) in zip(found, pairs, strict=True)}
 
 
 def rsum(row: dict[str, dict[str, list[float]]]) -> float | None:
@@ -192,30 +193,171 @@ def rsum(row: dict[str, dict[str, list[float]]]) -> float | None:
     return 100 * sum(mean(row[direction][name]) for direction in DIRECTIONS for name in _SUMMED)
 
 
-def as_tables(entries: list[Entry], title: str) -> list[Table]:
-    """Return one rich table for each direction that occurs; R@K is the hit rate, in %."""
+def frames(entries: list[Entry]) -> dict[str, pd.DataFrame]:
+    """Return for each direction that occurs the table that every format is written from.
+
+    Columns: row, seeds, each metric's mean over the seeds and its standard deviation ("R@1", "R@1 sd", ...), Rsum, and
+    the Holm-corrected "p CLIP" and "p CSLS". Shares are in %; NaN where there is nothing to say.
+    """
     summary = summarise(entries)
-    tested = p_values(entries)
-    tables = []
+    tested = corrected(p_values(entries))
+    found: dict[str, pd.DataFrame] = {}
     for direction in DIRECTIONS:
-        ceilings = {round(100 * e["ceiling"], 2) for e in entries if e["direction"] == direction}
-        if not ceilings:
-            continue
-        table = Table(
-            title=f"{title}: {_HEADINGS[direction]}",
-            caption="R@K: share of queries with a relevant item in the top K, in %; "
-            f"ceiling {' / '.join(map(str, sorted(ceilings)))}. "
-            f"p: {_TESTED} against that row, paired randomisation test over the queries.",
-        )
-        table.add_column("")
-        for name in (*SHOWN, "Rsum", "p CLIP", "p CSLS"):
-            table.add_column(name, justify="right", no_wrap=True)
+        rows = []
         for label, row in summary.items():
             if direction not in row:
                 continue
+            cells: dict[str, Any] = {"row": label, "seeds": len(row[direction][_TESTED])}
+            for name in SHOWN:
+                values = [(1 if name == MEAN_RANK else 100) * value for value in row[direction][name]]
+                cells[name] = mean(values)
+                cells[f"{name} sd"] = stdev(values) if len(values) > 1 else math.nan
             total = rsum(row)
-            cells = [_cell(row[direction][name], name) for name in SHOWN]
-            p_cells = [_p_cell(p) for p in tested.get((label, direction), (math.nan, math.nan))]
-            table.add_row(label, *cells, "" if total is None else f"{total:.1f}", *p_cells)
+            cells["Rsum"] = math.nan if total is None else total
+            cells.update(zip(_P, tested.get((label, direction), (math.nan, math.nan)), strict=True))
+            rows.append(cells)
+        if rows:
+            found[direction] = pd.DataFrame(rows)
+    return found
+
+
+def _ceilings(entries: list[Entry], direction: str) -> list[float]:
+    """Return the ceilings of a direction's runs in %: one, unless their lists differ in depth."""
+    return sorted({round(100 * entry["ceiling"], 2) for entry in entries if entry["direction"] == direction})
+
+
+def _caption(entries: list[Entry], direction: str) -> str:
+    return (
+        "R@K: share of queries with a relevant item in the top K, in %; "
+        f"ceiling {' / '.join(map(str, _ceilings(entries, direction)))}. "
+        f"p: {_TESTED} against that row, paired randomisation test over the queries, Holm-corrected for all p of the "
+        "comparison."
+    )
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    """Return a row of a frame as text, its label first, for all formats that people read."""
+
+    def text(value: float, digits: int) -> str:
+        return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+    cells = [str(row["row"])]
+    for name in SHOWN:
+        spread = text(row[f"{name} sd"], 2)
+        cells.append(text(row[name], 2) + (f" ± {spread}" if spread else ""))
+    cells.append(text(row["Rsum"], 1))
+    return cells + ["< 0.001" if row[name] < 0.001 else text(row[name], 3) for name in _P]
+
+
+_COLUMNS = ("", *SHOWN, "Rsum", *_P)
+
+
+def _rows(frame: pd.DataFrame) -> list[list[str]]:
+    return [_cells({str(key): value for key, value in row.items()}) for row in frame.to_dict("records")]
+
+
+def as_tables(entries: list[Entry], title: str) -> list[Table]:
+    """Return one rich table for each direction that occurs; R@K is the hit rate, in %."""
+    tables = []
+    for direction, frame in frames(entries).items():
+        # Rich would take [...] in a label for markup and swallow it.
+        table = Table(title=escape(f"{title}: {_HEADINGS[direction]}"), caption=_caption(entries, direction))
+        table.add_column("")
+        for name in _COLUMNS[1:]:
+            table.add_column(name, justify="right", no_wrap=True)
+        for label, *cells in _rows(frame):
+            table.add_row(escape(label), *cells)
         tables.append(table)
     return tables
+
+
+def as_csv(entries: list[Entry]) -> str:
+    """Return both directions as one CSV table, unrounded; the columns are those of `frames` behind the direction."""
+    parts = [frame.assign(direction=direction) for direction, frame in frames(entries).items()]
+    table = pd.concat(parts)
+    text: str = table[["direction", *table.columns.drop("direction")]].to_csv(index=False, float_format="%.8g")
+    return text
+
+
+def as_markdown(entries: list[Entry], title: str) -> str:
+    """Return one Markdown table a direction, each under its heading and above its caption."""
+    parts = []
+    for direction, frame in frames(entries).items():
+        lines = [f"**{_markdown(f'{title}: {_HEADINGS[direction]}')}**", ""]
+        lines += [f"| {' | '.join(_COLUMNS)} |", "|---|" + "---:|" * (len(_COLUMNS) - 1)]
+        lines += [f"| {' | '.join(map(_markdown, cells))} |" for cells in _rows(frame)]
+        parts.append("\n".join([*lines, "", _markdown(_caption(entries, direction)), ""]))
+    return "\n".join(parts)
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+}
+
+
+def as_latex(entries: list[Entry], title: str) -> str:
+    """Return one LaTeX table a direction, with the rules of the package booktabs."""
+    parts = []
+    for direction, frame in frames(entries).items():
+        rows = [" & ".join(map(_latex, cells)) + r" \\" for cells in _rows(frame)]
+        heading = " & ".join(map(_latex, _COLUMNS)) + r" \\"
+        lines = [
+            r"% Needs \usepackage{booktabs}.",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(f'{title}: {_HEADINGS[direction]}. {_caption(entries, direction)}')}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(_COLUMNS) - 1)}}}",
+            *(r"\toprule", heading, r"\midrule", *rows, r"\bottomrule"),
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def rank_shifts(entries: list[Entry]) -> dict[str, dict[str, np.ndarray]]:
+    """Return direction -> row -> by how many ranks each query's first relevant item rose above CLIP's rank of it.
+
+    Of several seeds all queries of each are there. Rows without their queries' figures (test.parquet) are left out.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    columns = {f"{row}/{MEAN_RANK}": "float64" for row in ("clip", "csls", "ranker")}
+    for (label, direction), group in _groups(entries).items():
+        if not all(entry["per_query"].is_file() for entry in group):
+            continue
+        read = [read_table(entry["per_query"], columns, "test results") for entry in group]
+        rows = found.setdefault(direction, {})
+        for row, name in (("csls", "CSLS"), ("ranker", label)):
+            shifts = [(one[f"clip/{MEAN_RANK}"] - one[f"{row}/{MEAN_RANK}"]).to_numpy() for one in read]
+            rows.setdefault(name, np.concatenate(shifts))
+    return found
+
+
+def write_plots(entries: list[Entry], title: str, folder: Path, say: Callable[[str], None] = print) -> list[Path]:
+    """Draw recall.png and rank_shifts.png into a folder and return what was drawn."""
+    made = [folder / "recall.png"]
+    ceilings: dict[str, list[float]] = {direction: _ceilings(entries, direction) for direction in DIRECTIONS}
+    plot_recall(frames(entries), ceilings, title, made[0])
+    shifts = rank_shifts(entries)
+    if shifts:
+        made.append(folder / "rank_shifts.png")
+        plot_shifts(shifts, title, made[1])
+    else:
+        say("No run has its queries' figures (test.parquet): rank_shifts.png is left out.")
+    return made

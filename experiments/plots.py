@@ -1,10 +1,28 @@
-"""Plots of a run, drawn without a display."""
+"""Plots of runs, drawn without a display."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rank_xmodal.files import replacing
+
+_HEADINGS = {"t2i": "text to image", "i2t": "image to text"}
+_COLOURS = {"CLIP": "0.5", "CSLS": "tab:purple"}  # rankers are green
+# By how many ranks a query's first relevant item moved, (lowest, name, colour); red and blue, as most eyes tell apart.
+_SHIFTS: tuple[tuple[float, str, str], ...] = (
+    (-np.inf, "11+ down", "#b2182b"),
+    (-10, "3 to 10 down", "#ef8a62"),
+    (-2, "1 or 2 down", "#fddbc7"),
+    (0, "same rank", "#ededed"),
+    (1, "1 or 2 up", "#d1e5f0"),
+    (3, "3 to 10 up", "#67a9cf"),
+    (11, "11+ up", "#2166ac"),
+)
 
 
 def plot_run(history: list[dict[str, float]], report: dict[str, Any], title: str, out: Path) -> None:
@@ -81,8 +99,7 @@ def plot_comparison(summary: dict[str, dict[str, dict[str, list[float]]]], title
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    headings = {"t2i": "text to image", "i2t": "image to text"}
-    directions = [d for d in headings if any(d in row for row in summary.values())]
+    directions = [d for d in _HEADINGS if any(d in row for row in summary.values())]
     figure = Figure(figsize=(4.6 * len(directions), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axis, direction in zip(figure.subplots(1, len(directions), squeeze=False)[0], directions, strict=True):
@@ -95,6 +112,83 @@ def plot_comparison(summary: dict[str, dict[str, dict[str, list[float]]]], title
         axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
         axis.axvline(means[0], color="0.4", lw=0.8, ls=":")
         axis.invert_yaxis()
-        axis.set(title=headings[direction], xlabel="R@1, %", xlim=(0, 1.14 * max(means)))
+        axis.set(title=_HEADINGS[direction], xlabel="R@1, %", xlim=(0, 1.14 * max(means)))
     figure.suptitle(title)
     figure.savefig(out, dpi=120)
+
+
+def plot_recall(frames: dict[str, pd.DataFrame], ceilings: dict[str, list[float]], title: str, out: Path) -> None:
+    """Draw R@1, R@5 and R@10 of every row, one line of panels a direction, into a PNG file.
+
+    Points and not bars: the axis need not start at 0, and rows that are close can be told apart.
+
+    Parameters
+    ----------
+    frames : as `compare.frames` returns it; the bars around a point are the standard deviation over seeds
+    ceilings : direction -> ceilings in %
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = ("R@1", "R@5", "R@10")
+    heights = [0.9 + 0.3 * len(frame) for frame in frames.values()]
+    figure = Figure(figsize=(11, 0.7 + sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(frames), 3, squeeze=False, sharey="row", gridspec_kw={"height_ratios": heights})
+    for line, (direction, frame) in zip(grid, frames.items(), strict=True):
+        places = range(len(frame))
+        for axis, name in zip(line, names, strict=True):
+            values, errors = frame[name].to_numpy(), frame[f"{name} sd"].fillna(0).to_numpy()
+            for place, label, value, error in zip(places, frame["row"], values, errors, strict=True):
+                colour = _COLOURS.get(label, "tab:green")
+                axis.errorbar(value, place, xerr=error or None, fmt="o", ms=5, capsize=3, color=colour)
+                axis.annotate(
+                    f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7
+                )
+            axis.axvline(values[0], color="0.5", lw=0.8, ls=":")
+            for ceiling in ceilings[direction]:
+                axis.axvline(ceiling, color="k", lw=1, ls="--", label=f"ceiling {ceiling:.1f}")
+            axis.legend(fontsize=7, loc="lower left")
+            axis.set_title(f"{_HEADINGS[direction]}, {name}, %", fontsize=10)
+            axis.set_yticks(places, list(frame["row"]))
+            axis.set_ylim(len(frame) - 0.4, -0.8)
+            axis.margins(x=0.08)
+            axis.grid(axis="y", color="0.92")
+            axis.set_axisbelow(True)
+    figure.suptitle(title)
+    with replacing(out) as part:
+        figure.savefig(part, format="png", dpi=120)
+
+
+def plot_shifts(shifts: dict[str, dict[str, np.ndarray]], title: str, out: Path) -> None:
+    """Draw what share of the queries moved by how many ranks from CLIP, one panel a direction, into a PNG file.
+
+    Parameters
+    ----------
+    shifts : as `compare.rank_shifts` returns it: direction -> row -> ranks gained, one value a query
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    directions = [direction for direction in _HEADINGS if direction in shifts]
+    most = max(len(rows) for rows in shifts.values())
+    figure = Figure(figsize=(5.6 * len(directions), 1.7 + 0.38 * most), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(directions), squeeze=False)[0]
+    edges = [low for low, _, _ in _SHIFTS][1:]
+    for axis, direction in zip(panels, directions, strict=True):
+        rows = shifts[direction]
+        shares = [np.bincount(np.digitize(v, edges), minlength=len(_SHIFTS)) / len(v) * 100 for v in rows.values()]
+        left = np.zeros(len(rows))
+        for place, (_, name, colour) in enumerate(_SHIFTS):
+            width = np.array([share[place] for share in shares])
+            bars = axis.barh(list(rows), width, left=left, color=colour, label=name, height=0.75)
+            axis.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center", fontsize=7)
+            left += width
+        axis.invert_yaxis()
+        axis.set(title=_HEADINGS[direction], xlabel="share of queries, %", xlim=(0, 100))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(_SHIFTS), fontsize=7, frameon=False)
+    figure.suptitle(f"{title}: rank of the first relevant item, against CLIP's")
+    with replacing(out) as part:
+        figure.savefig(part, format="png", dpi=120)

@@ -1,4 +1,4 @@
-"""Is a difference more than luck? The paired randomisation test over queries."""
+"""Is a difference more than luck? The paired randomisation test over queries, and Holm's correction for many."""
 
 from __future__ import annotations
 
@@ -44,3 +44,27 @@ def paired_p(values: np.ndarray, against: np.ndarray, *, seed: int = 0) -> float
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return the p-values of one family, adjusted so that the chance of even one false alarm stays at the level.
+
+    Holm's step-down (1979, Scandinavian Journal of Statistics 6:65): the smallest of m is multiplied by m, the next by
+    m - 1 and so on; none falls below one that was smaller, none exceeds 1. It needs no independence.
+
+    Parameters
+    ----------
+    p : ndarray (m,)
+
+    Raises
+    ------
+    ValueError
+        If one is not between 0 and 1: a NaN must not count as a test.
+    """
+    p = np.asarray(p, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p must be a row of numbers from 0 to 1, not {p}.")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return adjusted

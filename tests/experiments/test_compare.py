@@ -1,10 +1,22 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.compare import SHOWN, as_tables, p_values, rsum, summarise
+from experiments.compare import (
+    SHOWN,
+    as_csv,
+    as_latex,
+    as_markdown,
+    as_tables,
+    corrected,
+    p_values,
+    rsum,
+    summarise,
+    write_plots,
+)
 from experiments.significance import paired_p
 from rank_xmodal.errors import UserError
 
@@ -70,3 +82,34 @@ def test_runs_without_their_queries_have_no_p_value():
     assert p_values([entry()]) == {}
     table = as_tables([entry()], "title")[0]
     assert [list(column.cells) for column in table.columns[-2:]] == [["", "", ""], ["", "", ""]]
+
+
+def test_csv_markdown_and_latex_hold_the_same_figures_and_escape_labels():
+    entries = [entry(seed=1, r1=0.6), entry(seed=0, r1=0.5), entry("i2t", loss="a_b|c & 50%", r1=0.7)]
+    table = pd.read_csv(io.StringIO(as_csv(entries)))
+    mine = table[(table["direction"] == "t2i") & (table["row"] == "listnet")].iloc[0]
+    assert mine["R@1"] == pytest.approx(55)
+    assert mine["R@1 sd"] == pytest.approx(100 * np.std([0.5, 0.6], ddof=1))
+    assert mine["seeds"] == 2
+    markdown, latex = as_markdown(entries, "title"), as_latex(entries, "title")
+    for text in (markdown, latex):
+        assert "55.0" in text
+        assert "7.07" in text
+    assert r"a\_b\|c \& 50%" in markdown
+    assert "a\\_b" in latex
+    assert "\\& 50\\%" in latex
+
+
+def test_all_p_values_of_a_comparison_are_one_family():
+    found = corrected({("a", "t2i"): (0.01, 0.04), ("b", "i2t"): (0.03, float("nan"))})
+    assert found["a", "t2i"] == pytest.approx((0.03, 0.06))
+    assert found["b", "i2t"][0] == pytest.approx(0.06)
+    assert np.isnan(found["b", "i2t"][1])
+
+
+def test_pictures_are_drawn_of_what_there_is(tmp_path):
+    said = []
+    made = write_plots([entry(), entry("i2t", r1=0.6)], "title", tmp_path, said.append)
+    assert [path.name for path in made] == ["recall.png"]
+    assert "left out" in said[0]
+    assert made[0].stat().st_size > 5_000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from experiments.significance import paired_p
+from experiments.significance import holm, paired_p
 
 
 def test_few_differences_give_the_exact_share_of_sign_patterns():
@@ -47,3 +47,18 @@ def test_it_repeats_and_does_not_care_who_is_first():
 def test_other_queries_are_refused():
     with pytest.raises(ValueError, match=r"\(3,\) and against \(4,\)"):
         paired_p(np.zeros(3), np.zeros(4))
+
+
+def test_holm_equals_a_calculation_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03, 0.5])).tolist() == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+    assert holm(np.array([])).tolist() == []
+
+
+def test_holm_keeps_the_order_and_never_lowers():
+    p = np.random.default_rng(0).random(50) ** 3
+    adjusted = holm(p)
+    assert (adjusted >= p).all()
+    assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        holm(np.array([0.1, np.nan]))
