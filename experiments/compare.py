@@ -51,7 +51,7 @@ def from_folders(folders: list[Path]) -> list[Entry]:
         if not report:
             raise UserError(f"{folder}: has no test report, its data has no test split. Leave it out.")
         # What a run of an earlier version doesn't mention was at its default.
-        settings = {**Settings().model_dump(mode="json"), **facts["settings"]}
+        settings = {**Settings.model_validate({}).model_dump(mode="json"), **facts["settings"]}
         entries.append(
             {
                 "label": _label(settings["loss"], settings["features"], settings["ranker"]),

@@ -13,6 +13,7 @@ from rank_xmodal.files import replacing
 
 _HEADINGS = {"t2i": "text to image", "i2t": "image to text"}
 _COLOURS = {"CLIP": "0.5", "CSLS": "tab:purple"}  # rankers are green
+_NARROWEST = 4.0  # points that an axis spans at least
 # By how many ranks a query's first relevant item moved, (lowest, name, colour); red and blue, as most eyes tell apart.
 _SHIFTS: tuple[tuple[float, str, str], ...] = (
     (-np.inf, "11+ down", "#b2182b"),
@@ -153,6 +154,11 @@ def plot_recall(frames: dict[str, pd.DataFrame], ceilings: dict[str, list[float]
             axis.set_yticks(places, list(frame["row"]))
             axis.set_ylim(len(frame) - 0.4, -0.8)
             axis.margins(x=0.08)
+            # Where everything is near 100, a hundredth of a point must not look like a difference.
+            low, high = axis.get_xlim()
+            if high - low < _NARROWEST:
+                axis.set_xlim((low + high - _NARROWEST) / 2, (low + high + _NARROWEST) / 2)
+            axis.ticklabel_format(axis="x", useOffset=False)
             axis.grid(axis="y", color="0.92")
             axis.set_axisbelow(True)
     figure.suptitle(title)
