@@ -311,7 +311,7 @@ def test_the_demo_runs_and_reuses_what_it_made(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (Path(cli.__file__).parent / "demo.yaml").read_text()
     (tmp_path / "small.yaml").write_text(
-        text.replace("epochs: 6", "epochs: 1").replace(
+        text.replace("epochs: 4", "epochs: 1").replace(
             "[lambdarank, neuralndcg, listnet, ranknet]", "[listnet, ranknet]"
         )
     )
