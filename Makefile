@@ -68,7 +68,7 @@ compare: setup  ## The finished runs on DATA as a table
 
 STUDY = $(BIN)/python -m experiments.study --data $(DATA) $(if $(FOLDS),--folds $(FOLDS)) $(if $(EPOCHS),--set epochs=$(EPOCHS))
 
-ablation: setup  ## What each part is worth, taken away in turn: 5 seeds on validation, or FOLDS=5 for a small set
+ablation: setup  ## What each part is worth, taken away in turn: 5 seeds on validation (hours; EPOCHS=6 is less), or FOLDS=5
 	$(STUDY) experiments/ablation.yaml
 
 grid: setup  ## Grid search over the model's sizes and lr, both directions, judged on validation: experiments/grid.yaml
