@@ -38,10 +38,11 @@ def _reciprocal_rank(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, 1.0 / (above + 1.0), 0.0)
 
 
-def _soft_maximum(neighbour_cosine: torch.Tensor) -> torch.Tensor:
-    """Return T log sum exp(cosine / T) over the neighbours, (..., k) -> (...)."""
-    kept = torch.where(torch.isfinite(neighbour_cosine), neighbour_cosine, -1.0)
-    return TEMPERATURE * torch.logsumexp(kept / TEMPERATURE, dim=-1)
+def soft_maximum(neighbour_cosine: torch.Tensor) -> torch.Tensor:
+    """Return T log sum exp(cosine / T) over the neighbours, (..., k) -> (...); 0 where a candidate has none."""
+    valid = torch.isfinite(neighbour_cosine)
+    kept = torch.where(valid, neighbour_cosine, -1.0)
+    return torch.where(valid.any(-1), TEMPERATURE * torch.logsumexp(kept / TEMPERATURE, dim=-1), 0.0)
 
 
 def penalties(neighbour_cosine: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -49,7 +50,7 @@ def penalties(neighbour_cosine: torch.Tensor, mask: torch.Tensor) -> torch.Tenso
 
     In the unit of the cosine: hubness, and the temperature times the logarithm of the softmax's denominator.
     """
-    both = torch.stack([hubness(neighbour_cosine), _soft_maximum(neighbour_cosine)], dim=-1)
+    both = torch.stack([hubness(neighbour_cosine), soft_maximum(neighbour_cosine)], dim=-1)
     kept = mask[..., None]
     centre = torch.where(kept, both, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
     return torch.where(kept, both - centre, 0.0)
@@ -88,7 +89,7 @@ def hubness_features(
     """
     hub = hubness(neighbour_cosine)
     csls = 2 * cosine - hub
-    isf = cosine - _soft_maximum(neighbour_cosine)
+    isf = cosine - soft_maximum(neighbour_cosine)
     parts = [_z(hub, mask)]
     for values in (csls, isf):
         parts += [_z(values, mask), _margin(values, mask) / spread, _reciprocal_rank(values, mask)]

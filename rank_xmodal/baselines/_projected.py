@@ -163,7 +163,8 @@ class Validation:
     Raises
     ------
     ValueError
-        If the lists are of another direction.
+        If the lists are of another direction, of another embedding set, or of the split test, by which nothing may be
+        chosen.
     """
 
     def __init__(
@@ -171,7 +172,18 @@ class Validation:
     ) -> None:
         lists = stage.lists
         if lists.direction != direction:
-            raise ValueError(f"the validation lists are of {lists.direction}, the baseline is fitted for {direction}")
+            raise ValueError(
+                f"the validation lists are of {lists.direction}, the baseline is fitted for {direction}: "
+                f"pass first_stage(data, {direction!r}, 'val')"
+            )
+        found = str(lists.info.get("fingerprint"))
+        if found != data.fingerprint:
+            raise ValueError(
+                f"the validation lists are of the embedding set {found!r}, the baseline is fitted on "
+                f"{data.fingerprint!r}: pass lists of the same set"
+            )
+        if lists.info.get("split") == "test":
+            raise ValueError("the validation lists are of the split 'test', by which nothing may be chosen: pass 'val'")
         self.direction = direction
         rows, place = np.unique(np.maximum(lists.candidates, 0), return_inverse=True)
         self.queries = _table(data.queries(direction), lists.query, device)

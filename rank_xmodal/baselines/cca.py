@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rank_xmodal.baselines._projected import BLOCK, Centred, Projected, TrainingPairs, Validation
+from rank_xmodal.baselines._settings import check_counts, check_numbers
 from rank_xmodal.embedding_set import Direction, EmbeddingSet, check_direction
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class CCA(Projected):
 
     Hotelling: Relations between two sets of variates, Biometrika 1936; for images and texts Gong et al.: A Multi-View
     Embedding Space for Modeling Internet Images, Tags, and Their Semantics, IJCV 2014, arXiv 1212.4522, from where the
-    weights by a power of the correlation come: chance correlations count less.
+    weights come: chance correlations count less. Theirs are powers of the eigenvalue of the two views together, which
+    is 1 + rho and leaves a component of pure chance at 1; a power of rho itself takes it to 0.
 
     Attributes
     ----------
@@ -115,12 +117,17 @@ class CCA(Projected):
         Share of the mean variance that is added to every variance. None: with a validation the best of `RIDGES`,
         without one `RIDGE`.
     power : float
-        Gong et al. find that some power beats none and take 4. Over CLIP's embeddings 4 was worse than 1 on validation
-        with thousands of pairs and no better with hundreds.
+        Gong et al. find that some power (of 1 + rho) beats none and take 4. Of rho, over CLIP's embeddings, 4 was worse
+        than 1 on validation with thousands of pairs and no better with hundreds.
     components : int or None
         None for all: the weights already fade the last ones out.
     device : str
         Where the sums are taken.
+
+    Raises
+    ------
+    UserError
+        If a setting is out of its range; names it and the range.
     """
 
     ridge: float | None = None
@@ -130,6 +137,13 @@ class CCA(Projected):
 
     name = "cca"
     paper = "Hotelling: Relations between two sets of variates, Biometrika 1936"
+
+    def __post_init__(self) -> None:
+        if self.ridge is not None:
+            check_numbers(self, "ridge", zero=True)
+        check_numbers(self, "power", zero=True)
+        if self.components is not None:
+            check_counts(self, "components")
 
     def fit(
         self, data: EmbeddingSet, direction: Direction, *, seed: int = 0, validation: FirstStage | None = None
@@ -144,12 +158,12 @@ class CCA(Projected):
         self.direction = check_direction(direction)
         pairs = TrainingPairs.gather(data, self.device)
         left, right = (torch.from_numpy(rows).to(self.device) for rows in (pairs.image, pairs.text))
+        judge = Validation(data, direction, validation, self.device) if validation is not None else None
         covariances = Covariances.of_pairs(pairs.images, pairs.texts, left, right)
         ridges = RIDGES if self.ridge is None and validation is not None else (self.chosen_ridge,)
         tried = {ridge: cca_maps(covariances, ridge, self.power, self.components) for ridge in ridges}
         self.best_ridge = ridges[0]
-        if validation is not None and len(tried) > 1:
-            judge = Validation(data, direction, validation, self.device)
+        if judge is not None and len(tried) > 1:
             self.best_ridge = max(tried, key=lambda ridge: judge.mrr(tried[ridge]))
         self.maps = tried[self.best_ridge]
         return self

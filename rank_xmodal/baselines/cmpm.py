@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rank_xmodal.baselines._projected import Projected, TrainingPairs, Validation, identity_maps, train
+from rank_xmodal.baselines._settings import check_counts, check_numbers
 from rank_xmodal.embedding_set import Direction, EmbeddingSet, check_direction
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class CMPM(Projected):
         What the unit embeddings are multiplied by in the loss, in place of the length of the paper's features: CLIP's
         own softmax is over 100 times the cosine, and at 1 it would be flat for long.
     device : str
+
+    Raises
+    ------
+    UserError
+        If a setting is out of its range; names it and the range.
     """
 
     lr: float = 2e-4
@@ -68,6 +74,11 @@ class CMPM(Projected):
 
     name = "cmpm"
     paper = "Zhang, Lu: Deep Cross-Modal Projection Learning for Image-Text Matching, ECCV 2018"
+
+    def __post_init__(self) -> None:
+        check_counts(self, "batch_size")
+        check_counts(self, "epochs", "drop_after", least=0)
+        check_numbers(self, "lr", "scale")
 
     def fit(
         self, data: EmbeddingSet, direction: Direction, *, seed: int = 0, validation: FirstStage | None = None

@@ -21,6 +21,7 @@ from rank_xmodal.baselines._projected import (
     unchanged,
     undrawn_linear,
 )
+from rank_xmodal.baselines._settings import check_counts, check_numbers
 from rank_xmodal.baselines.cca import Covariances, cca_maps
 from rank_xmodal.embedding_set import Direction, EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
@@ -91,6 +92,11 @@ class DCCA(Projected):
     lr, batch_size, epochs
         Adam's usual rate; batches large beside `width`, for their covariances to mean something (Wang et al.).
     device : str
+
+    Raises
+    ------
+    UserError
+        If a setting is out of its range; names it and the range.
     """
 
     width: int = 64
@@ -108,6 +114,12 @@ class DCCA(Projected):
 
     name = "dcca"
     paper = "Andrew et al.: Deep Canonical Correlation Analysis, ICML 2013"
+
+    def __post_init__(self) -> None:
+        check_counts(self, "width", "hidden", "batch_size")
+        check_counts(self, "layers", "epochs", least=0)
+        check_numbers(self, "lr")
+        check_numbers(self, "r1", "r2", "ridge", "power", "weight_decay", zero=True)
 
     def fit(
         self, data: EmbeddingSet, direction: Direction, *, seed: int = 0, validation: FirstStage | None = None

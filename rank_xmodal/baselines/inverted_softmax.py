@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rank_xmodal.baselines.base import Unfitted
-from rank_xmodal.features import TEMPERATURE, _soft_maximum
+from rank_xmodal.features import TEMPERATURE, soft_maximum
 from rank_xmodal.ranker import ListBatch
 
 __all__ = ["TEMPERATURE", "InvertedSoftmax", "inverted_softmax"]
@@ -19,7 +19,7 @@ def inverted_softmax(batch: ListBatch) -> torch.Tensor:
     queries: at T = 0.02 those farther off add next to nothing. The paper fits T; here it is `TEMPERATURE`, as in the
     ranker's features.
     """
-    return batch.cosine - _soft_maximum(batch.neighbour_cosine)
+    return batch.cosine - soft_maximum(batch.neighbour_cosine)
 
 
 class InvertedSoftmax(Unfitted):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rank_xmodal.baselines._projected import Projected, TrainingPairs, Validation, identity_maps, train
+from rank_xmodal.baselines._settings import check_counts, check_numbers
 from rank_xmodal.embedding_set import Direction, EmbeddingSet, check_direction
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class VSEPP(Projected):
     margin, lr, batch_size, epochs, drop_after
         The paper's: 0.2; Adam with 2e-4, a tenth of it after 15 of 30 epochs; 128 pairs.
     device : str
+
+    Raises
+    ------
+    UserError
+        If a setting is out of its range; names it and the range.
     """
 
     margin: float = MARGIN
@@ -62,6 +68,12 @@ class VSEPP(Projected):
     paper = (
         "Faghri et al.: VSE++: Improving Visual-Semantic Embeddings with Hard Negatives, BMVC 2018, arXiv:1707.05612"
     )
+
+    def __post_init__(self) -> None:
+        check_counts(self, "batch_size")
+        check_counts(self, "epochs", "drop_after", least=0)
+        check_numbers(self, "lr")
+        check_numbers(self, "margin", zero=True)
 
     def fit(
         self, data: EmbeddingSet, direction: Direction, *, seed: int = 0, validation: FirstStage | None = None

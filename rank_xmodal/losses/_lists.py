@@ -16,7 +16,7 @@ def prepare(scores: Tensor, labels: Tensor, reduction: str) -> tuple[Tensor, Ten
 
     Args:
         scores: (B, L) floating point.
-        labels: (B, L) any dtype; -1 (any negative number) marks padding.
+        labels: (B, L) any dtype, finite; -1 (any negative number) marks padding.
         reduction: "mean" or "none".
 
     Returns:
@@ -26,7 +26,7 @@ def prepare(scores: Tensor, labels: Tensor, reduction: str) -> tuple[Tensor, Ten
         valid: (B, L) bool, False at padding.
 
     Raises:
-        ValueError: wrong shape, wrong dtype, no items or an unknown reduction.
+        ValueError: wrong shape, wrong dtype, no items, a label that can't be one or an unknown reduction.
     """
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction is {reduction!r}: pass 'mean' (over informative lists) or 'none' (one per list)")
@@ -39,6 +39,7 @@ def prepare(scores: Tensor, labels: Tensor, reduction: str) -> tuple[Tensor, Ten
         )
     if not scores.is_floating_point():
         raise ValueError(f"scores has dtype {scores.dtype}: pass floating point scores, e.g. scores.float()")
+    _check_labels(labels)
     dtype = torch.promote_types(scores.dtype, torch.float32)
     valid = labels >= 0
     return (
@@ -46,6 +47,27 @@ def prepare(scores: Tensor, labels: Tensor, reduction: str) -> tuple[Tensor, Ten
         torch.where(valid, labels.to(dtype), -1.0),
         valid,
     )
+
+
+def _check_labels(labels: Tensor) -> None:
+    """Raise ValueError for labels that would be taken for something else; signed integers, as in lists, can't be wrong.
+
+    The check waits for the device, so only the dtypes that need it pay for it.
+    """
+    if labels.is_floating_point() and not bool((labels < torch.inf).all()):
+        raise ValueError("labels holds NaN or infinity: pass grades of at least 0, and -1 where a list is padded")
+    if labels.dtype == torch.uint8 and bool((labels == 255).any()):
+        raise ValueError(
+            "labels holds 255 in uint8, which is what becomes of -1, the padding: pass a signed dtype, e.g. int8"
+        )
+
+
+def above_lowest(labels: Tensor, valid: Tensor) -> Tensor:
+    """Tell which items have a label above the lowest of their list: (B, L), padding -1, and (B, L) to (B, L) bool.
+
+    A list without one has nothing to order.
+    """
+    return labels > labels.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
 
 
 def reduce(per_list: Tensor, informative: Tensor, reduction: str) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from rank_xmodal.losses._lists import above_lowest
 
 
 class Pairs(NamedTuple):
@@ -25,11 +26,15 @@ class Pairs(NamedTuple):
 
 def preferred_pairs(scores: Tensor, labels: Tensor, valid: Tensor) -> Pairs:
     """Gather the pairs of prepared (masked) scores and labels, each (B, L)."""
-    lowest = labels.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
-    above = (labels > lowest).sum(dim=1)
+    above = above_lowest(labels, valid).sum(dim=1)
     # One number read from the device per call; at least 1, so that an uninformative batch stays in the graph.
     width = max(1, int(above.max())) if len(above) else 1
     top = labels.topk(width, dim=1)
     difference = scores.gather(1, top.indices)[:, :, None] - scores[:, None, :]
     mask = (top.values[:, :, None] > labels[:, None, :]) & valid[:, None, :]
     return Pairs(top.indices, difference, mask)
+
+
+def distance(values: Tensor, preferred: Tensor) -> Tensor:
+    """|value_i - value_j| for the pairs: (B, L) and (B, P) to (B, P, L)."""
+    return (values.gather(1, preferred)[:, :, None] - values[:, None, :]).abs()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rank_xmodal.losses._dcg import discounts, gains, ideal_dcg
-from rank_xmodal.losses._lists import Reduction, check_positive, prepare, reduce
+from rank_xmodal.losses._lists import Reduction, above_lowest, check_positive, prepare, reduce
 
 
 def approxndcg(scores: Tensor, labels: Tensor, *, alpha: float = 1.0, reduction: Reduction = "mean") -> Tensor:
@@ -29,7 +29,7 @@ def approxndcg(scores: Tensor, labels: Tensor, *, alpha: float = 1.0, reduction:
         A scalar, or (B,), between -1 and 0.
 
     Raises:
-        ValueError: a wrong shape, dtype, alpha or reduction.
+        ValueError: a wrong shape, dtype, label, alpha or reduction.
 
     Paper: Qin, Liu and Li, A General Approximation Framework for Direct Optimization of Information Retrieval Measures,
     Information Retrieval 13, 2010, doi:10.1007/s10791-009-9124-x; with neural networks, Bruch et al., Revisiting
@@ -39,8 +39,7 @@ def approxndcg(scores: Tensor, labels: Tensor, *, alpha: float = 1.0, reduction:
     scores, labels, valid = prepare(scores, labels, reduction)
     gain = gains(labels)
     ideal = ideal_dcg(gain, discounts(scores.shape[1], None, like=scores))
-    lowest = labels.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
-    informative = (labels > lowest).any(dim=1)
+    informative = above_lowest(labels, valid).any(dim=1)
 
     above = torch.sigmoid(alpha * (scores[:, None, :] - scores[:, :, None]))
     # The item itself is among the items j and adds 1/2, a constant: the other half makes its own rank 1.

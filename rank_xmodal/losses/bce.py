@@ -28,7 +28,7 @@ def bce(scores: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Ten
         A scalar, or (B,).
 
     Raises:
-        ValueError: a wrong shape, dtype or reduction.
+        ValueError: a wrong shape, dtype, label or reduction.
 
     Paper: Nallapati, Discriminative Models for Information Retrieval, SIGIR 2004; in a survey of pointwise losses, Liu,
     Learning to Rank for Information Retrieval, Foundations and Trends in IR, 2009, doi:10.1561/1500000016.

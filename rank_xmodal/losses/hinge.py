@@ -26,7 +26,7 @@ def hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0, reduction: Red
         A scalar, or (B,).
 
     Raises:
-        ValueError: a wrong shape, dtype, margin or reduction.
+        ValueError: a wrong shape, dtype, label, margin or reduction.
 
     Paper: Joachims, Optimizing Search Engines using Clickthrough Data, KDD 2002, doi:10.1145/775047.775067.
     """

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rank_xmodal.losses._dcg import discounts, gains, ideal_dcg
-from rank_xmodal.losses._lists import Reduction, check_count, check_positive, prepare, reduce
-from rank_xmodal.losses._pairs import Pairs, preferred_pairs
-from rank_xmodal.losses.lambdarank import _distance, _order
+from rank_xmodal.losses._dcg import discounts, gains, ideal_dcg, ranks
+from rank_xmodal.losses._lists import Reduction, above_lowest, check_count, check_positive, prepare, reduce
+from rank_xmodal.losses._pairs import Pairs, distance, preferred_pairs
 
 _WEIGHTINGS = ("ndcg2++", "ndcg2", "ndcg1")
 
@@ -56,7 +55,7 @@ def lambdaloss(
         A scalar, or (B,).
 
     Raises:
-        ValueError: a wrong shape, dtype, weighting, mu, sigma, k or reduction.
+        ValueError: a wrong shape, dtype, label, weighting, mu, sigma, k or reduction.
 
     Paper: Wang et al., The LambdaLoss Framework for Ranking Metric Optimization, CIKM 2018,
     doi:10.1145/3269206.3271784.
@@ -72,11 +71,9 @@ def lambdaloss(
 
     gain = gains(labels)
     discount, truncated = discounts(length, None, like=scores), discounts(length, k, like=scores)
-    lowest = labels.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
-    informative = (labels > lowest).any(dim=1)
+    informative = above_lowest(labels, valid).any(dim=1)
     gain = gain / torch.where(informative, ideal_dcg(gain, truncated), 1.0)[:, None]
-    # The rank, from 0, of an item is its place in the order.
-    rank = _order(scores.detach(), labels, valid).argsort(dim=1)
+    rank = ranks(scores, labels, valid)
     rank_of_preferred = rank.gather(1, pairs.preferred)
 
     if weighting == "ndcg1":
@@ -88,9 +85,9 @@ def lambdaloss(
     if k is not None:
         weight = weight * ((rank_of_preferred < k)[:, :, None] | (rank < k)[:, None, :])
     if weighting == "ndcg2++":
-        weight = mu * weight + _distance(truncated[rank], pairs.preferred)
+        weight = mu * weight + distance(truncated[rank], pairs.preferred)
     if weighting != "ndcg1":
-        weight = weight * _distance(gain, pairs.preferred)
+        weight = weight * distance(gain, pairs.preferred)
 
     per_pair = torch.where(pairs.mask, -weight * logsigmoid(sigma * pairs.difference), 0.0)
     return reduce(per_pair.sum(dim=(1, 2)), informative, reduction)

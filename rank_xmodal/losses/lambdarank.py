@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rank_xmodal.losses._dcg import discounts, gains, ideal_dcg
+from rank_xmodal.losses._dcg import discounts, gains, ideal_dcg, ranks
 from rank_xmodal.losses._lists import Reduction, check_count, check_positive, prepare, reduce
-from rank_xmodal.losses._pairs import preferred_pairs
+from rank_xmodal.losses._pairs import distance, preferred_pairs
 
 
 def lambdarank(
@@ -36,7 +36,7 @@ def lambdarank(
         A scalar, or (B,).
 
     Raises:
-        ValueError: a wrong shape, dtype, sigma, k or reduction.
+        ValueError: a wrong shape, dtype, label, sigma, k or reduction.
 
     Paper: Burges, Ragno and Le, Learning to Rank with Nonsmooth Cost Functions, NeurIPS 2006; as a loss, Wang et al.,
     The LambdaLoss Framework for Ranking Metric Optimization, CIKM 2018, doi:10.1145/3269206.3271784.
@@ -51,22 +51,9 @@ def lambdarank(
     ideal = ideal_dcg(gain, discount)
     informative = pairs.mask.any(dim=2).any(dim=1)
 
-    order = _order(scores.detach(), labels, valid)
-    discount_of = torch.empty_like(gain).scatter_(1, order, discount.expand_as(gain))
+    discount_of = discount[ranks(scores, labels, valid)]
     gain_of = gain / torch.where(informative, ideal, 1.0)[:, None]
-    weight = _distance(gain_of, pairs.preferred) * _distance(discount_of, pairs.preferred)
+    weight = distance(gain_of, pairs.preferred) * distance(discount_of, pairs.preferred)
 
     per_pair = torch.where(pairs.mask, -weight * logsigmoid(sigma * pairs.difference), 0.0)
     return reduce(per_pair.sum(dim=(1, 2)), informative, reduction)
-
-
-def _order(scores: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Places of the items from the highest score to the lowest; equal scores by rising label, padding last."""
-    by_label = labels.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
-    scores = scores.masked_fill(~valid, -torch.inf).gather(1, by_label)
-    return by_label.gather(1, scores.argsort(dim=1, descending=True, stable=True))
-
-
-def _distance(values: Tensor, preferred: Tensor) -> Tensor:
-    """|value_i - value_j| for the pairs: (B, L) and (B, P) to (B, P, L)."""
-    return (values.gather(1, preferred)[:, :, None] - values[:, None, :]).abs()

@@ -33,7 +33,7 @@ def listmle(scores: Tensor, labels: Tensor, *, reduction: Reduction = "mean") ->
         A scalar, or (B,).
 
     Raises:
-        ValueError: a wrong shape, dtype or reduction.
+        ValueError: a wrong shape, dtype, label or reduction.
 
     Paper: Xia et al., Listwise Approach to Learning to Rank: Theory and Algorithm, ICML 2008,
     doi:10.1145/1390156.1390306.

@@ -26,7 +26,7 @@ def listnet(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reducti
         A scalar, or (B,).
 
     Raises:
-        ValueError: a wrong shape, dtype, temperature or reduction.
+        ValueError: a wrong shape, dtype, label, temperature or reduction.
 
     Paper: Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach, ICML 2007,
     doi:10.1145/1273496.1273513.

@@ -40,7 +40,7 @@ def neuralndcg(
         A scalar, or (B,), between -1 and 0.
 
     Raises:
-        ValueError: a wrong shape, dtype, temperature, k, iterations or reduction.
+        ValueError: a wrong shape, dtype, label, temperature, k, iterations or reduction.
 
     Paper: Pobrotyn and Białobrzeski, NeuralNDCG: Direct Optimisation of a Ranking Metric via Differentiable Relaxation
     of Sorting, arXiv:2102.07831.

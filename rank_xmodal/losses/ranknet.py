@@ -25,7 +25,7 @@ def ranknet(scores: Tensor, labels: Tensor, *, sigma: float = 1.0, reduction: Re
         A scalar, or (B,).
 
     Raises:
-        ValueError: a wrong shape, dtype, sigma or reduction.
+        ValueError: a wrong shape, dtype, label, sigma or reduction.
 
     Paper: Burges et al., Learning to Rank using Gradient Descent, ICML 2005, doi:10.1145/1102351.1102363.
     """

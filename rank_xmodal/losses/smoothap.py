@@ -30,7 +30,7 @@ def smoothap(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reduct
         A scalar, or (B,), between 0 and 1.
 
     Raises:
-        ValueError: a wrong shape, dtype, temperature or reduction.
+        ValueError: a wrong shape, dtype, label, temperature or reduction.
 
     Paper: Brown et al., Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval, ECCV 2020, arXiv:2007.12163.
     """

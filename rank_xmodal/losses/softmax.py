@@ -30,7 +30,7 @@ def softmax(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reducti
         A scalar, or (B,).
 
     Raises:
-        ValueError: a wrong shape, dtype, temperature or reduction.
+        ValueError: a wrong shape, dtype, label, temperature or reduction.
 
     Paper: van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018,
     arXiv:1807.03748.

@@ -34,6 +34,8 @@ def hub(near):
 
 
 def soft_maximum(near):
+    if not any(math.isfinite(c) for c in near):
+        return 0.0  # nothing known is no reason for a bonus
     return TEMPERATURE * math.log(sum(math.exp((c if math.isfinite(c) else -1.0) / TEMPERATURE) for c in near))
 
 
@@ -61,6 +63,7 @@ LISTS = {
     "ties below": ([0.125, 0.5, 0.125], [[0.4, 0.2], [0.3, 0.3], [0.1, 0.0]]),
     "negative cosines": ([-0.2, -0.1, -0.4], [[-0.1, -0.3], [0.1, -0.2], [0.0, 0.0]]),
     "fewer neighbours than others": ([0.3, 0.2, 0.1], [[0.4, MISSING], [0.3, 0.3], [0.2, 0.1]]),
+    "none known": ([0.3, 0.2, 0.1], [[MISSING, MISSING], [0.3, 0.3], [0.2, 0.1]]),
 }
 padded = pytest.mark.parametrize("padding", [0, 3], ids=["whole", "padded"])
 named = pytest.mark.parametrize(("cosine", "near"), LISTS.values(), ids=LISTS)

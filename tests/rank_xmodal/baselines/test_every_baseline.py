@@ -102,6 +102,12 @@ def test_a_validation_helps_on_its_own_lists(corpus, name):
     assert mrr(score_lists(chosen.score, tensors), stage) >= mrr(score_lists(plain.score, tensors), stage) - 1e-6
 
 
+@pytest.mark.parametrize("make", [CCA, lambda: CCA(ridge=0.5), DCCA, CMPM, VSEPP])
+def test_nothing_may_be_chosen_by_the_test_split(corpus, make):
+    with pytest.raises(ValueError, match="of the split 'test', by which nothing may be chosen: pass 'val'"):
+        make().fit(corpus.data, "t2i", validation=first_stage(corpus.data, "t2i", "test"))
+
+
 def corrupted(data):
     """Return the set with everything outside of train drawn anew, and other pairs there and across splits."""
     rng = np.random.default_rng(9)

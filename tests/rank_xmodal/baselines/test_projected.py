@@ -81,8 +81,14 @@ def test_identity_maps_have_the_mrr_of_clip(corpus, direction):
 
 
 def test_validation_lists_of_the_other_direction_are_refused(corpus):
-    with pytest.raises(ValueError, match="are of i2t"):
+    with pytest.raises(ValueError, match=r"are of i2t, .* pass first_stage\(data, 't2i', 'val'\)"):
         Validation(corpus.data, "t2i", first_stage(corpus.data, "i2t", "val"))
+
+
+def test_validation_lists_of_another_set_are_refused(corpus):
+    """Their rows are rows of other tables."""
+    with pytest.raises(ValueError, match=r"of the embedding set 'planted 7', .* 'planted 0': pass lists of the same"):
+        Validation(corpus.data, "t2i", first_stage(corpus.planted(seed=7), "t2i", "val"))
 
 
 def test_the_start_is_kept_when_training_only_harms(corpus):

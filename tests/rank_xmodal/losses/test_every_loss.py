@@ -203,6 +203,25 @@ def test_label_dtype_does_not_matter(name, dtype):
 
 
 @every_loss
+@pytest.mark.parametrize("labels", [[127, 127, 0, 127, 127, 1, -1], [100, 99, 0, 1, 127, 0, 3]])
+def test_the_highest_grades_teach_as_in_float64(name, labels):
+    """2^127 is a finite float32, but the sum of three is not: the loss was 0 or NaN."""
+    scores, labels = draw(0, lists=1)[0], torch.tensor([labels])
+    loss, gradient = value_and_gradient(name, scores.float(), labels)
+    wide_loss, wide_gradient = value_and_gradient(name, scores, labels)
+    torch.testing.assert_close(loss.double(), wide_loss, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), wide_gradient, rtol=1e-3, atol=1e-6)
+    assert gradient.abs().max() > 1e-4
+
+
+@every_loss
+@pytest.mark.parametrize("label", [torch.nan, torch.inf])
+def test_labels_that_are_no_grades_are_refused(name, label):
+    with pytest.raises(ValueError, match="labels holds NaN or infinity: pass"):
+        losses.get(name)(torch.zeros(1, 3), torch.tensor([[1.0, label, 0.0]]))
+
+
+@every_loss
 def test_bool_labels(name):
     scores, labels = draw(2)
     labels = labels.clamp(0, 1)
