@@ -14,17 +14,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data_prep.mining.miner import mine
 from experiments.kept import SHOWN, as_frame, keep
 from experiments.lists import POOL
-from experiments.study import Row, as_table, cells_of
+from experiments.significance import holm, paired_p
+from experiments.study import Row
 from rank_xmodal import baselines, settings
 from rank_xmodal.candidate_lists import CandidateLists
 from rank_xmodal.embedding_set import DIRECTIONS, Direction, EmbeddingSet
@@ -136,8 +139,15 @@ def trial(
 
 def run(
     data: EmbeddingSet, rows: list[Method], seeds: int, out: Path, tracking: Path | None, device: str = "auto"
-) -> dict[tuple[str, str], pd.DataFrame]:
-    """Fill the table for each protocol and direction: mean and standard deviation over seeds, p against CLIP.
+) -> pd.DataFrame:
+    """Fill the table: one line for each protocol, direction and method.
+
+    Returns
+    -------
+    DataFrame
+        protocol, direction, method, seeds; "R@1", "R@5", "R@10", "MRR": mean over seeds in %, each with its standard
+        deviation (n - 1, NaN for one seed) as "R@1 std" ...; "p CLIP": of R@1, paired randomisation test over the
+        queries, Holm-corrected within protocol and direction; "R@1 published" ..., NaN where the paper has no such row. Also written to `out`, as table.csv.
 
     Raises
     ------
@@ -152,10 +162,10 @@ def run(
                     f"{data.name}: its {split} split has {found} candidates {direction}; the recipe's lists of "
                     f"{NEGATIVES + 1} need more. Give the split more items."
                 )
-    tables: dict[tuple[str, str], pd.DataFrame] = {}
+    lines = []
     for protocol in PROTOCOLS:
         for direction in DIRECTIONS:
-            gathered = {}
+            gathered: dict[str, Row] = {}
             for method in rows:
                 name = "-".join(method.label.replace(",", "").replace("++", "pp").split())
                 frames = []
@@ -163,33 +173,68 @@ def run(
                     kept = out / "trials" / f"{protocol}-{direction}-{name}-{seed}.parquet"
                     frames.append((seed, trial(method, data, direction, protocol, seed, device, kept)))
                 gathered[method.label] = Row.gather(frames, "ranker")
+                line = line_of(method.label, gathered, direction)
+                lines.append({"protocol": protocol, "direction": direction, "seeds": seeds, **line})
                 print(f"{protocol} {direction}: {method.label}", file=sys.stderr, flush=True)
-            table = as_table(gathered, ["CLIP"], direction)
-            for place, metric in enumerate(SHOWN[:3]):
-                table[f"paper's {metric}"] = [
-                    PUBLISHED[label][direction][place] if label in PUBLISHED else np.nan for label in table[direction]
-                ]
-            with replacing(out / f"{protocol}-{direction}.csv") as path:
-                table.to_csv(path, index=False, float_format="%.6g")
-            tables[protocol, direction] = table
-            for line in table.to_dict("records"):
-                _track(tracking, data, protocol, direction, {str(k): v for k, v in line.items()}, seeds)
-    return tables
+                _track(tracking, data, lines[-1])
+            tested = [line for line in lines[-len(rows) :] if not np.isnan(line["p CLIP"])]
+            for line, p in zip(tested, holm(np.array([line["p CLIP"] for line in tested])), strict=True):
+                line["p CLIP"] = p
+    table = pd.DataFrame(lines)
+    with replacing(out / "table.csv") as path:
+        table.to_csv(path, index=False, float_format="%.6g")
+    return table
 
 
-def _track(
-    folder: Path | None, data: EmbeddingSet, protocol: str, direction: str, line: dict[str, object], seeds: int
-) -> None:
+def line_of(label: str, rows: dict[str, Row], direction: Direction) -> dict[str, Any]:
+    """Return a method's figures, in the names of `run`."""
+    line: dict[str, Any] = {"method": label}
+    for metric in SHOWN:
+        values = 100 * np.array(rows[label].by_repeat[metric])
+        line[metric] = values.mean()
+        line[f"{metric} std"] = values.std(ddof=1) if len(values) > 1 else np.nan
+    line["p CLIP"] = np.nan
+    if label != "CLIP" and "CLIP" in rows:
+        pair = rows[label].by_query.align(rows["CLIP"].by_query, join="inner")
+        line["p CLIP"] = paired_p(*(side.to_numpy() for side in pair))
+    published = PUBLISHED.get(label, {}).get(direction, (np.nan,) * 3)
+    line.update({f"{metric} published": figure for metric, figure in zip(SHOWN, published, strict=False)})
+    return line
+
+
+def _track(folder: Path | None, data: EmbeddingSet, line: dict[str, Any]) -> None:
     tracker = Tracker(folder, say=lambda text: print(text, file=sys.stderr))
-    label = str(line[direction])
+    facts = {key: line[key] for key in ("method", "protocol", "direction", "seeds")}
     tracker.start(
         f"paper {data.name}",
-        f"{label}, {protocol}, {direction}",
-        {"method": label, "protocol": protocol, "direction": direction, "seeds": seeds, "dataset": data.name},
-        {"method": label, "protocol": protocol, "direction": direction},
+        f"{line['method']}, {line['protocol']}, {line['direction']}",
+        {**facts, "dataset": data.name},
+        {key: str(value) for key, value in facts.items()},
         dataset=(data.name, data.fingerprint),
     )
-    tracker.finish({metric_key(name): float(line[name]) for name in SHOWN})  # type: ignore[arg-type]
+    tracker.finish({metric_key(name): float(line[name]) for name in SHOWN})
+
+
+HEADER = ("protocol", "row", "text to image", "published", "image to text", "published")
+
+
+def side_by_side(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the table as people read it, lines of `HEADER`: R@1 / R@5 / R@10, ours beside the paper's."""
+    lines = []
+    for (protocol, method), group in table.groupby(["protocol", "method"], sort=False):
+        line = [str(protocol), str(method)]
+        for direction in DIRECTIONS:
+            row = group[group["direction"] == direction].iloc[0]
+            line.append(" / ".join(_figure(row, metric) for metric in SHOWN[:3]))
+            figures = [row[f"{metric} published"] for metric in SHOWN[:3]]
+            line.append("" if np.isnan(figures[0]) else " / ".join(f"{x:.2f}" for x in figures))
+        lines.append(tuple(line))
+    return lines
+
+
+def _figure(row: pd.Series, metric: str) -> str:
+    spread = row[f"{metric} std"]
+    return f"{row[metric]:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -210,23 +255,27 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         data = EmbeddingSet.open(chosen.data)
         out = chosen.out or Path("runs") / f"paper-{data.name}"
-        tables = run(data, methods(epochs), seeds, out, chosen.mlruns, chosen.device)
+        table = run(data, methods(epochs), seeds, out, chosen.mlruns, chosen.device)
     except UserError as error:
         print(f"paper: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    headings = {"t2i": "text to image (the paper's columns text)", "i2t": "image to text (its columns image)"}
-    for (protocol, direction), table in tables.items():
-        shown = Table(
-            title=f"{data.name}, protocol {protocol}, {headings[direction]}; %",
-            caption=f"Lists of {NEGATIVES + 1} from pools of {POOL}; {epochs} epochs, {seeds} seeds. "
-            "The paper's figures are of Flickr30K. How to read them: docs/reading-the-table.md",
-        )
-        for column in table.columns:
-            shown.add_column(column, justify="left" if column in DIRECTIONS else "right", no_wrap=True)
-        for cells in cells_of(table):
-            shown.add_row(*cells)
-        console.print(shown)
+    except KeyboardInterrupt:
+        print("paper: interrupted. Run the same command to go on.", file=sys.stderr)
+        raise SystemExit(130) from None
+    lines = side_by_side(table)
+    caption = (
+        f"R@1 / R@5 / R@10: hit rates in %, lists of {NEGATIVES + 1} from pools of {POOL}; {epochs} epochs, mean ± "
+        f'standard deviation over {seeds} seeds. Published: on Flickr30K; the paper\'s columns "text" are text to '
+        "image. How to read them: docs/reading-the-table.md"
+    )
+    shown = Table(*HEADER, title=escape(f"{data.name}: the paper's Table 2 under two protocols"), caption=caption)
+    for number, cells in enumerate(lines):
+        shown.add_row(*cells, end_section=number + 1 < len(lines) and lines[number + 1][0] != cells[0])
+    Console(width=None if sys.stdout.isatty() else 150).print(shown)
+    with replacing(out / "table.md") as path:
+        page = [HEADER, ("---",) * len(HEADER), *lines]
+        path.write_text("".join(f"| {' | '.join(row)} |\n" for row in page) + f"\n{caption}\n", encoding="utf-8")
+    print(f"{out / 'table.csv'}, {out / 'table.md'}: the same with p-values, and as Markdown")
 
 
 if __name__ == "__main__":

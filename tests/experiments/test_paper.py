@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -35,8 +36,20 @@ def test_a_small_table_is_filled_tracked_and_kept(random_set, tmp_path, capsys, 
     call = ["--data", str(data.root), "--epochs", "1", "--seeds", "2", "--device", "cpu", "--out", str(tmp_path / "o")]
     paper.main([*call, "--mlruns", str(tmp_path / "mlruns")])
     text = capsys.readouterr().out
-    for word in ("protocol paper", "protocol clean", "CCA", "ours, ListNet", "29.46", "docs/reading-the-table.md"):
+    for word in ("text to image", "CCA", "ours, ListNet", "29.46 / 83.46 / 90.30", "docs/reading-the-table.md"):
         assert word in text
+    table = pd.read_csv(tmp_path / "o" / "table.csv").set_index(["protocol", "direction", "method"])
+    assert list(table.index) == [(p, d, r.label) for p in ("paper", "clean") for d in ("t2i", "i2t") for r in rows]
+    trials = [
+        100 * pd.read_parquet(tmp_path / "o" / "trials" / f"clean-i2t-ListNet-{seed}.parquet")["ranker/R@5"].mean()
+        for seed in (0, 1)
+    ]
+    line = table.loc[("clean", "i2t", "ListNet")]
+    assert line["R@5"] == pytest.approx(np.mean(trials), rel=1e-5)
+    assert line["R@5 std"] == pytest.approx(np.std(trials, ddof=1), rel=1e-4, abs=1e-9)
+    assert line["R@5 published"] == 57.50
+    markdown = (tmp_path / "o" / "table.md").read_text().splitlines()
+    assert [row.count("|") for row in markdown[: 2 + 2 * len(rows)]] == [7] * (2 + 2 * len(rows))
     assert len(read_runs(tmp_path / "mlruns", "paper random")) == 16
     monkeypatch.setattr(paper, "scorer", None)
     paper.main([*call, "--mlruns", str(tmp_path / "mlruns")])
