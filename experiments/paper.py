@@ -147,7 +147,8 @@ def run(
     DataFrame
         protocol, direction, method, seeds; "R@1", "R@5", "R@10", "MRR": mean over seeds in %, each with its standard
         deviation (n - 1, NaN for one seed) as "R@1 std" ...; "p CLIP": of R@1, paired randomisation test over the
-        queries, Holm-corrected within protocol and direction; "R@1 published" ..., NaN where the paper has no such row. Also written to `out`, as table.csv.
+        queries, Holm-corrected within protocol and direction; "R@1 published" ..., NaN where the paper has no such row.
+        Also written to `out`, as table.csv.
 
     Raises
     ------
