@@ -204,6 +204,7 @@ def _set_key(corpus: Corpus, encoder: Encoder, sizes: Sequence[int]) -> str:
     digest = hashlib.sha256(repr(sorted(encoder.identity.items())).encode())
     columns = [corpus.images[c] for c in ("image_id", "path", "split")]
     columns += [corpus.texts[c] for c in ("text_id", "text", "split")]
+    columns += [table["labels"] for table in (corpus.images, corpus.texts) if "labels" in table]
     for column in columns:
         digest.update("\x1f".join(column.astype(str)).encode("utf-8", "surrogatepass") + b"\x1e")
     digest.update(corpus.relevance[["image", "text", "grade"]].to_numpy(np.int64).tobytes())

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.arrays import Part, normalised, open_array, same_width
 from data_prep.datasets.corpus import image_table, relevance_table, text_table
+from data_prep.datasets.labels import labels_of_images, read_labels
 from data_prep.datasets.splits import random_splits, read_splits, split_of_images
 from data_prep.datasets.tables import Table, read_captions
 from data_prep.replace import check_replaceable
@@ -35,7 +36,8 @@ def import_embeddings(
     texts : .npy (n_texts, d)
     captions : CSV or Parquet with columns caption_id, image_id, caption, split
         Its row i belongs to row i of `texts`; image_id is a row of `images`, counted from 0. Where it has a column
-        image_file or source, that is kept as the image's path. An image without a caption gets the split "none".
+        image_file or source, that is kept as the image's path; labels are the item's class, or several as "a|b". An
+        image without a caption gets the split "none".
     out : Path
         The folder to be made.
     name : str, optional
@@ -63,6 +65,8 @@ def import_embeddings(
     owner = _image_rows(table, len(image_emb), images)
     splits = read_splits(table)
     split_of = split_of_images(table, owner, splits)
+    labels = read_labels(table)
+    of_image = labels_of_images(table, owner, labels)
     without = len(image_emb) - len(split_of)
     if without:
         say(f"{images}: {without:,} of {len(image_emb):,} images have no caption; kept in split 'none', never used")
@@ -71,8 +75,13 @@ def import_embeddings(
     return EmbeddingSet(
         normalised([(images, image_emb)]),
         normalised([(texts, text_emb)]),
-        image_table([str(row) for row in rows], paths, [split_of.get(row, "none") for row in rows]),
-        text_table(table["caption_id"], table["caption"], splits),
+        image_table(
+            [str(row) for row in rows],
+            paths,
+            [split_of.get(row, "none") for row in rows],
+            [of_image.get(row, "") for row in rows] if labels else None,
+        ),
+        text_table(table["caption_id"], table["caption"], splits, labels),
         relevance_table(owner),
         _meta(out, name, "import"),
     ).write(out)
@@ -90,8 +99,8 @@ def import_clip_retrieval(
     """Write an embedding set from a folder that `clip-retrieval inference` made.
 
     It holds img_emb/img_emb_N.npy, text_emb/text_emb_N.npy and metadata/metadata_N.parquet with columns image_path and
-    caption; row i of the three belong together. Rows with one image_path are one image with several captions. A column
-    split is used where there is one; otherwise images are dealt out 80/10/10.
+    caption; row i of the three belong together. Rows with one image_path are one image with several captions. Columns
+    split and labels are used where they are there; without splits, images are dealt out 80/10/10.
 
     Raises
     ------
@@ -127,11 +136,20 @@ def import_clip_retrieval(
     else:
         split_of = random_splits(list(rows), seed, str(folder))
         say(f"{folder}: no split column; {len(rows):,} images dealt out 80/10/10 (seed {seed})")
+    labels = [value for table in tables for value in read_labels(table) or []] if "labels" in whole else None
+    of_image = labels_of_images(whole, names, labels)
     return EmbeddingSet(
         image_emb[first],
         normalised(text_parts),
-        image_table(list(rows), list(rows), [split_of[image] for image in rows]),
-        text_table([str(row) for row in range(len(whole))], whole["caption"], [split_of[image] for image in names]),
+        image_table(
+            list(rows),
+            list(rows),
+            [split_of[image] for image in rows],
+            [of_image[image] for image in rows] if labels else None,
+        ),
+        text_table(
+            [str(row) for row in range(len(whole))], whole["caption"], [split_of[image] for image in names], labels
+        ),
         relevance_table(owner),
         _meta(out, name, "clip-retrieval"),
     ).write(out)
@@ -190,7 +208,7 @@ def _parts(folder: Path) -> list[tuple[Path, Path, Path]]:
 
 
 def _joined(folder: Path, tables: list[Table]) -> Table:
-    columns = [name for name in ("image_path", "caption", "split") if any(name in table for table in tables)]
+    columns = [name for name in ("image_path", "caption", "split", "labels") if any(name in table for table in tables)]
     for table in tables:
         table.require(columns)
     joined = {name: [value for table in tables for value in table[name]] for name in columns}

@@ -70,7 +70,7 @@ def embed(
 @cli.command("import")
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="A.npy, or clip-retrieval's folder.")
 @click.option("--texts", type=click.Path(path_type=Path), help="B.npy")
-@click.option("--captions", type=click.Path(path_type=Path), help="C.csv: caption_id,image_id,caption,split")
+@click.option("--captions", type=click.Path(path_type=Path), help="C.csv: caption_id,image_id,caption,split[,labels]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the embedding set.")
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
@@ -97,7 +97,8 @@ def _describe(made: Any) -> None:
     counts = ", ".join(
         f"{split} {n['images']:,} images / {n['texts']:,} texts" for split, n in made.meta["counts"].items()
     )
-    click.echo(f"{made.root}: {made.dim} wide; {counts}")
+    classes = f"; {len(made.classes):,} classes" if made.labelled else ""
+    click.echo(f"{made.root}: {made.dim} wide; {counts}{classes}")
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
@@ -224,12 +225,21 @@ def _print_report(report: dict[str, Any]) -> None:
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there; shares from 0 to 1."
 )
+@click.option(
+    "--confusion", type=click.Path(path_type=Path),
+    help="Sets with one class an item: write the confusion matrices of the first item's class there, as CSV.",
+)  # fmt: skip
 @_DEVICE
-def evaluate(run: Path, data: Path, split: str, depth: int, json_file: Path | None, device: str) -> None:
-    """Compare CLIP, CSLS and a trained ranker over the whole gallery of a split."""
+def evaluate(
+    run: Path, data: Path, split: str, depth: int, json_file: Path | None, confusion: Path | None, device: str
+) -> None:
+    """Compare CLIP, CSLS and a trained ranker over the whole gallery of a split.
+
+    Of a set with labels also by class: MAP, precision, recall and F1 of matched pairs, and a confusion matrix.
+    """
+    from experiments import labelled
     from rank_xmodal.embedding_set import EmbeddingSet
-    from rank_xmodal.evaluation import evaluate as compute
-    from rank_xmodal.evaluation import first_stage
+    from rank_xmodal.evaluation import first_stage, judge, score_rows
     from rank_xmodal.files import write_json
     from rank_xmodal.query_bank import neighbours
     from rank_xmodal.reranker import Reranker
@@ -238,15 +248,25 @@ def evaluate(run: Path, data: Path, split: str, depth: int, json_file: Path | No
     reranker = Reranker.from_pretrained(run, device)
     if reranker.dim != opened.dim:
         raise UserError(f"{run}: takes embeddings {reranker.dim} wide, those of {data} are {opened.dim} wide.")
+    if confusion and not opened.labelled:
+        raise UserError(f"--confusion {confusion}: {data} has no labels. Give its captions table that column.")
     direction = reranker.facts["direction"]
     if split in reranker.facts.get("trained_on", ["train"]):
         say(f"{split}: the ranker was trained on these queries; expect figures that mean little. Use test.")
     stage = first_stage(opened, direction, split, depth)
     near = neighbours(opened.candidates(direction), reranker.bank)
-    report, _ = compute(reranker.model, opened, stage, near, reranker.device, reranker.calibration)
+    scores = score_rows(reranker.model, opened, stage, near, reranker.device)
+    report, _ = judge(scores, stage, reranker.calibration)
+    if opened.labelled:
+        report["labels"] = labelled.labels_report(reranker, opened, stage, scores, depth)
+    if confusion:
+        labelled.write_confusion(confusion, report["labels"])
     if json_file:
         write_json(json_file, report)
     _print_report(report)
+    if "labels" in report:
+        for line in labelled.lines(report):
+            click.echo(line)
 
 
 @cli.command()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from rank_xmodal.errors import UserError
@@ -22,6 +23,12 @@ DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 _IMAGES = {"image_id": "str", "path": "str", "split": "str"}
 _TEXTS = {"text_id": "str", "text": "str", "split": "str"}
 _RELEVANCE = {"image": "int32", "text": "int32", "grade": "uint8"}
+LABELS = "labels"  # an optional column of images and texts: the classes of an item
+
+
+def classes_of(labels: str) -> tuple[str, ...]:
+    """Return the classes that a `labels` value names: "cat|dog" is two, "" none."""
+    return tuple(labels.split("|")) if labels else ()
 
 
 def check_direction(direction: str) -> Direction:
@@ -48,6 +55,8 @@ class EmbeddingSet:
     text_emb : ndarray (n_texts, d), float16
     images : DataFrame with image_id, path, split; row i describes row i of `image_emb`.
     texts : DataFrame with text_id, text, split.
+        Of a labelled set both have a column labels, too: the item's class, or several separated by "|". It may be empty
+        outside the splits train, val and test only.
     relevance : DataFrame with image, text (rows) and grade (1 or more); many-to-many.
     meta : dict
         format, name, encoder, pretrained, weights_sha256, dim, normalised, dtype, counts, fingerprint.
@@ -77,6 +86,23 @@ class EmbeddingSet:
     def name(self) -> str:
         """What runs and tables call this set."""
         return str(self.meta.get("name") or (self.root.name if self.root else "embeddings"))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its items have classes."""
+        return LABELS in self.images and LABELS in self.texts
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of all classes of a labelled set, sorted."""
+        values = {value for table in (self.images, self.texts) for value in table[LABELS].unique()}
+        return sorted({name for value in values for name in classes_of(value)})
+
+    @property
+    def labels_fingerprint(self) -> str:
+        """SHA-256 over the classes of a labelled set: `fingerprint` leaves them out, as no list depends on them."""
+        columns = (table[LABELS].astype(str) for table in (self.images, self.texts))
+        return sha256(*("\x1f".join(column).encode("utf-8", "surrogatepass") + b"\x1e" for column in columns))
 
     def queries(self, direction: Direction) -> np.ndarray:
         """Return the embeddings that ask in this direction, (n, d)."""
@@ -139,8 +165,8 @@ class EmbeddingSet:
         Raises
         ------
         UserError
-            If an embedding is not finite, zero or not L2-normalised, an id occurs twice, a caption is empty or a
-            relevance row points nowhere.
+            If an embedding is not finite, zero or not L2-normalised, an id occurs twice, a caption is empty, a
+            relevance row points nowhere, or an item of a labelled set has no class.
         """
         path = Path(path)
         _check(self, str(path))
@@ -148,8 +174,9 @@ class EmbeddingSet:
             part.mkdir()
             np.save(part / "image_emb.npy", np.ascontiguousarray(self.image_emb, dtype=np.float16))
             np.save(part / "text_emb.npy", np.ascontiguousarray(self.text_emb, dtype=np.float16))
-            self.images[list(_IMAGES)].to_parquet(part / "images.parquet", index=False)
-            self.texts[list(_TEXTS)].to_parquet(part / "texts.parquet", index=False)
+            extra = [LABELS] if self.labelled else []
+            self.images[[*_IMAGES, *extra]].to_parquet(part / "images.parquet", index=False)
+            self.texts[[*_TEXTS, *extra]].to_parquet(part / "texts.parquet", index=False)
             self.relevance.astype(_RELEVANCE).to_parquet(part / "relevance.parquet", index=False)
             counts = {
                 split: {
@@ -190,13 +217,14 @@ class EmbeddingSet:
         opened = cls(
             image_emb=_load(path / "image_emb.npy"),
             text_emb=_load(path / "text_emb.npy"),
-            images=read_table(path / "images.parquet", _IMAGES, "images"),
-            texts=read_table(path / "texts.parquet", _TEXTS, "texts"),
+            images=_read_items(path / "images.parquet", _IMAGES, "images"),
+            texts=_read_items(path / "texts.parquet", _TEXTS, "texts"),
             relevance=read_table(path / "relevance.parquet", _RELEVANCE, "relevances"),
             meta=meta,
             root=path,
         )
         _check_shapes(opened, str(path))
+        _check_labels(opened, str(path))
         if opened.dim != meta.get("dim"):
             raise UserError(f"{path}: embeddings are {opened.dim} wide, meta.json says {meta.get('dim')}. Embed again.")
         return opened
@@ -212,6 +240,38 @@ def _load(path: Path) -> np.ndarray:
     if array.dtype != np.float16 or array.ndim != 2:
         raise UserError(f"{path}: expected (n, d) float16, found {array.shape} {array.dtype}. Embed or import again.")
     return array
+
+
+def _read_items(path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
+    frame = read_table(path, columns, what)
+    if LABELS in pq.read_schema(path).names:
+        # As they are: a missing one must not become the class "None".
+        frame[LABELS] = pd.Series(pq.read_table(path, columns=[LABELS])[LABELS].to_pylist(), dtype=object)
+    return frame
+
+
+def _check_labels(data: EmbeddingSet, where: str) -> None:
+    tables = {"image": data.images, "text": data.texts}
+    having = [side for side, table in tables.items() if LABELS in table]
+    if len(having) == 1:
+        other = "text" if having == ["image"] else "image"
+        raise UserError(
+            f"{where}: {having[0]}s.parquet has a column 'labels', {other}s.parquet has none. Label both, or neither."
+        )
+    for side in having:
+        table = tables[side]
+        used = table["split"].isin(SPLITS).to_numpy()
+        labels = table[LABELS].to_numpy(dtype=object)
+        bad = (row for row, v in enumerate(labels) if not _good_labels(v) and (used[row] or v != ""))
+        if (row := next(bad, None)) is not None:
+            raise UserError(
+                f"{where}: {side} row {row} ({side}_id {table[f'{side}_id'].iloc[row]!r}) has the labels "
+                f"{labels[row]!r}. Name its class, or several as 'a|b'; or drop the column from both tables."
+            )
+
+
+def _good_labels(value: object) -> bool:
+    return isinstance(value, str) and value != "" and all(name and name == name.strip() for name in classes_of(value))
 
 
 def _check_shapes(data: EmbeddingSet, where: str) -> None:
@@ -234,6 +294,7 @@ def _check_shapes(data: EmbeddingSet, where: str) -> None:
 
 def _check(data: EmbeddingSet, where: str) -> None:
     _check_shapes(data, where)
+    _check_labels(data, where)
     for side, emb, table in (("image", data.image_emb, data.images), ("text", data.text_emb, data.texts)):
         if not len(emb):
             raise UserError(f"{where}: there are no {side}s.")

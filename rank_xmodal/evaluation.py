@@ -113,6 +113,22 @@ def score_lists(
     return torch.cat(parts)
 
 
+def score_rows(
+    model: Callable[[ListBatch], torch.Tensor],
+    data: EmbeddingSet,
+    stage: FirstStage,
+    neighbours: Neighbours,
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """Return the scores of clip, csls and ranker, (Q, L) float32 each, on the CPU."""
+    tensors = ListTensors.gather(data, stage.lists, neighbours, device, in_bank=False)
+    return {
+        "clip": torch.from_numpy(stage.lists.cosine),
+        "csls": score_lists(csls, tensors),
+        "ranker": score_lists(model, tensors),
+    }
+
+
 def evaluate(
     model: Callable[[ListBatch], torch.Tensor],
     data: EmbeddingSet,
@@ -121,7 +137,14 @@ def evaluate(
     device: torch.device,
     calibration: Calibration | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-    """Compare CLIP, CSLS and a ranker on the same lists.
+    """Compare CLIP, CSLS and a ranker on the same lists: `judge` over `score_rows`, and returns what `judge` does."""
+    return judge(score_rows(model, data, stage, neighbours, device), stage, calibration)
+
+
+def judge(
+    scores: dict[str, torch.Tensor], stage: FirstStage, calibration: Calibration | None = None
+) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """Say how good the scores of `score_rows` are.
 
     Returns
     -------
@@ -132,12 +155,6 @@ def evaluate(
     dict
         The same metrics per query, (Q,) float64, for paired tests.
     """
-    tensors = ListTensors.gather(data, stage.lists, neighbours, device, in_bank=False)
-    scores = {
-        "clip": torch.from_numpy(stage.lists.cosine),
-        "csls": score_lists(csls, tensors),
-        "ranker": score_lists(model, tensors),
-    }
     values = {name: per_query(value, stage) for name, value in scores.items()}
     report: dict[str, Any] = {
         "direction": stage.lists.direction,

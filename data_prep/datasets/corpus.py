@@ -18,6 +18,7 @@ class Corpus:
     name : str
     images : DataFrame with image_id, path (absolute, or relative to `image_root`), split.
     texts : DataFrame with text_id, text, split.
+        Where items have classes, both have a column labels, too.
     relevance : DataFrame with image, text (rows) and grade (1 or more).
     image_root : Path
     """
@@ -39,14 +40,20 @@ class Corpus:
         return f"{self.name}: " + ", ".join(parts)
 
 
-def image_table(ids: Sequence[str], paths: Sequence[str], splits: Sequence[str]) -> pd.DataFrame:
-    """Return the `images` frame of a corpus."""
-    return pd.DataFrame({"image_id": list(ids), "path": list(paths), "split": list(splits)}, dtype="str")
+def image_table(
+    ids: Sequence[str], paths: Sequence[str], splits: Sequence[str], labels: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the `images` frame of a corpus, with a column labels where they are given."""
+    extra = {} if labels is None else {"labels": list(labels)}
+    return pd.DataFrame({"image_id": list(ids), "path": list(paths), "split": list(splits), **extra}, dtype="str")
 
 
-def text_table(ids: Sequence[str], texts: Sequence[str], splits: Sequence[str]) -> pd.DataFrame:
-    """Return the `texts` frame of a corpus."""
-    return pd.DataFrame({"text_id": list(ids), "text": list(texts), "split": list(splits)}, dtype="str")
+def text_table(
+    ids: Sequence[str], texts: Sequence[str], splits: Sequence[str], labels: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the `texts` frame of a corpus, with a column labels where they are given."""
+    extra = {} if labels is None else {"labels": list(labels)}
+    return pd.DataFrame({"text_id": list(ids), "text": list(texts), "split": list(splits), **extra}, dtype="str")
 
 
 def relevance_table(image_of_text: Sequence[int]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data_prep.datasets.corpus import Corpus, image_table, relevance_table, text_table
+from data_prep.datasets.labels import labels_of_images, read_labels
 from data_prep.datasets.splits import random_splits, read_splits, split_of_images
 from data_prep.datasets.tables import Table, read_captions
 from rank_xmodal.errors import UserError
@@ -27,7 +28,8 @@ def load_folder(
         The image folder.
     captions : Path, optional
         CSV or Parquet with columns image (file name relative to the image folder), caption, and optionally split
-        (train, val, test) and caption_id. root/captions.csv or root/captions.parquet if not given.
+        (train, val, test), caption_id and labels (the item's class, or several as "a|b"). root/captions.csv or
+        root/captions.parquet if not given.
     images : Path, optional
         The image folder, where it isn't `root`.
     seed : int
@@ -36,8 +38,8 @@ def load_folder(
     Raises
     ------
     UserError
-        If a file, a column or an image is missing, a caption is empty, a caption_id occurs twice, a split is unknown
-        or an image has captions in two of them.
+        If a file, a column or an image is missing, a caption is empty, a caption_id occurs twice, a split is unknown,
+        an image has captions in two of them, or labels are empty or differ between captions of an image.
     """
     root = Path(root)
     folder = Path(images) if images else root
@@ -58,11 +60,18 @@ def load_folder(
     else:
         split_of = random_splits(list(rows), seed, str(table.path))
         say(f"{table.path.name}: no split column; {len(rows):,} images dealt out 80/10/10 (seed {seed})")
+    labels = read_labels(table)
+    of_image = labels_of_images(table, names, labels)
     ids = table["caption_id"] if "caption_id" in table else [str(row) for row in range(len(table))]
     return Corpus(
         name=root.resolve().name or "folder",
-        images=image_table(list(rows), list(rows), [split_of[name] for name in rows]),
-        texts=text_table(ids, table["caption"], [split_of[name] for name in names]),
+        images=image_table(
+            list(rows),
+            list(rows),
+            [split_of[name] for name in rows],
+            [of_image[name] for name in rows] if labels else None,
+        ),
+        texts=text_table(ids, table["caption"], [split_of[name] for name in names], labels),
         relevance=relevance_table([rows[name] for name in names]),
         image_root=folder,
     )
@@ -72,7 +81,9 @@ def _find_captions(root: Path) -> Path:
     found = [root / name for name in ("captions.csv", "captions.parquet") if (root / name).is_file()]
     if len(found) != 1:
         what = "both captions.csv and captions.parquet" if found else "no captions.csv and no captions.parquet"
-        raise UserError(f"{root}: {what}. Name the table with --captions; its columns are image, caption[, split].")
+        raise UserError(
+            f"{root}: {what}. Name the table with --captions; its columns are image, caption[, split, labels]."
+        )
     return found[0]
 
 

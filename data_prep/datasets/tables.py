@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_parquet
 
@@ -102,12 +104,25 @@ def read_captions(path: Path, required: Iterable[str]) -> Table:
 
 
 def _read_parquet(path: Path) -> Table:
-    frame = read_parquet(path).to_pandas()
+    read = read_parquet(path)
+    lists = [f.name for f in read.schema if pa.types.is_list(f.type) or pa.types.is_large_list(f.type)]
+    nested = [f.name for f in read.schema if pa.types.is_nested(f.type)]
+    frame = read.drop_columns(nested).to_pandas()
     columns = {}
     for name in frame.columns:
         values = frame[name].tolist()
         columns[str(name)] = ["" if v is None or v != v else _text(v).strip() for v in values]
+    if "labels" in lists:
+        columns["labels"] = [_joined(path, row, value) for row, value in enumerate(read["labels"].to_pylist())]
     return Table(path, columns, list(range(len(frame))), "row")
+
+
+def _joined(path: Path, row: int, classes: list[object] | None) -> str:
+    names = ["" if name is None else _text(name).strip() for name in classes or []]
+    bad = [name for name in names if not name or "|" in name]
+    if bad:
+        raise UserError(f"{path}, row {row}: labels holds the class {bad[0]!r}. Name it, without '|'.")
+    return "|".join(names)
 
 
 def _text(value: object) -> str:

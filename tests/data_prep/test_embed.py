@@ -196,6 +196,20 @@ def test_a_full_disk_keeps_the_work(corpus, encoder, tmp_path, said):
     assert second.images == ["8.png", "9.png"]
 
 
+def test_labels_are_kept_and_new_ones_are_not_taken_for_the_old(corpus, encoder, tmp_path, said):
+    def labelled(name):
+        return replace(corpus, images=corpus.images.assign(labels=name), texts=corpus.texts.assign(labels=name))
+
+    embed(corpus, encoder, tmp_path / "set", say=said)
+    with pytest.raises(UserError, match="--overwrite"):
+        embed(labelled("cat"), encoder, tmp_path / "set", say=said)
+    made = embed(labelled("cat"), encoder, tmp_path / "set", overwrite=True, say=said)
+    assert set(made.images["labels"]) == set(made.texts["labels"]) == {"cat"}
+    assert "nothing to do" not in said
+    embed(labelled("cat"), encoder, tmp_path / "set", say=said)
+    assert "nothing to do" in said
+
+
 def test_truncated_captions_are_said_once(corpus, encoder, tmp_path, said):
     long = corpus.texts.assign(text=[f"{i} " + "dog " * 30 if i % 4 == 0 else f"dog {i}" for i in range(20)])
     embed(replace(corpus, texts=long), encoder, tmp_path / "set", batch_size=3, say=said)

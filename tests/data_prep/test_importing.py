@@ -85,6 +85,30 @@ def test_bad_tables(made, tmp_path, old, new, message):
     assert not (tmp_path / "set").exists()
 
 
+def labelled(*labels):
+    lines = TABLE.splitlines()
+    return "\n".join(f"{line},{value}" for line, value in zip(lines, ["labels", *labels], strict=True)) + "\n"
+
+
+def test_labels(made, tmp_path, said):
+    made[2].write_text(labelled("animal", "animal", "pet|animal", "animal|pet"))
+    data = import_embeddings(*made, tmp_path / "set", say=said)
+    assert data.images["labels"].tolist() == ["animal", "", "animal|pet", "animal|pet", ""]
+    assert data.texts["labels"].tolist() == ["animal", "animal", "animal|pet", "animal|pet"]
+    assert data.classes == ["animal", "pet"]
+
+
+def test_bad_labels(made, tmp_path):
+    for labels, message in (
+        (("a", "a", "", "b"), r"C\.csv, line 4: labels is empty"),
+        (("a", "b", "a", "b"), r"C\.csv, line 3: image 0 has labels 'b' here and 'a' in line 2"),
+    ):
+        made[2].write_text(labelled(*labels))
+        with pytest.raises(UserError, match=message):
+            import_embeddings(*made, tmp_path / "set")
+        assert not (tmp_path / "set").exists()
+
+
 def zero(a):
     a[2] = 0
     return a
@@ -213,6 +237,23 @@ def test_clip_retrieval_with_splits(folder, tmp_path, said):
     edit(root, 10, lambda f: f.drop(columns="split"))
     with pytest.raises(UserError, match=r"metadata_10\.parquet: no column 'split'"):
         import_clip_retrieval(root, tmp_path / "other", say=said)
+
+
+def test_clip_retrieval_with_labels(folder, tmp_path, said):
+    root = folder[0]
+    edit(root, 2, lambda f: f.assign(labels=["x", "y", "x", "y"]))
+    with pytest.raises(UserError, match=r"metadata_10\.parquet: no column 'labels'"):
+        import_clip_retrieval(root, tmp_path / "set", say=said)
+    edit(root, 10, lambda f: f.assign(labels=["x", "x"]))
+    with pytest.raises(UserError, match=r"row 5: image 'c\.jpg' has labels 'x' here and 'y' in row 3"):
+        import_clip_retrieval(root, tmp_path / "set", say=said)
+    edit(root, 10, lambda f: f.assign(labels=["x", None]))
+    with pytest.raises(UserError, match=r"metadata_10\.parquet, row 1: labels is empty"):
+        import_clip_retrieval(root, tmp_path / "set", say=said)
+    edit(root, 10, lambda f: f.assign(labels=["x", "y"]))
+    data = import_clip_retrieval(root, tmp_path / "set", say=said)
+    assert data.images["labels"].tolist() == ["x", "y", "y", "x"]
+    assert data.texts["labels"].tolist() == ["x", "y", "x", "y", "x", "y"]
 
 
 def test_clip_retrieval_with_parts_that_do_not_fit(folder, tmp_path, said):

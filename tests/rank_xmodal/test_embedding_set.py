@@ -58,6 +58,56 @@ def test_the_fingerprint_follows_the_contents_not_the_place(tmp_path):
     assert len({base, *(s.write(tmp_path / f"c{i}").fingerprint for i, s in enumerate(changed))}) == 6
 
 
+def labelled(images=("cat", "dog", "cat|dog"), texts=("cat", "cat", "dog", "cat|dog"), **changes):
+    return small(images=small().images.assign(labels=images), texts=small().texts.assign(labels=texts), **changes)
+
+
+def test_labels_survive_the_disk_and_a_set_without_them_is_as_ever(tmp_path):
+    labelled().write(tmp_path / "set")
+    again = EmbeddingSet.open(tmp_path / "set")
+    assert again.labelled
+    assert again.images["labels"].tolist() == ["cat", "dog", "cat|dog"]
+    assert again.texts["labels"].tolist() == ["cat", "cat", "dog", "cat|dog"]
+    assert again.classes == ["cat", "dog"]
+    plain = small().write(tmp_path / "plain")
+    assert not plain.labelled
+    assert pd.read_parquet(tmp_path / "plain" / "images.parquet").columns.tolist() == ["image_id", "path", "split"]
+    assert pd.read_parquet(tmp_path / "plain" / "texts.parquet").columns.tolist() == ["text_id", "text", "split"]
+
+
+def test_lists_outlive_new_labels_but_class_figures_do_not(tmp_path):
+    first, second = labelled().write(tmp_path / "a"), labelled(images=("cat", "dog", "dog")).write(tmp_path / "b")
+    assert first.fingerprint == second.fingerprint == small().write(tmp_path / "c").fingerprint
+    assert first.labels_fingerprint != second.labels_fingerprint
+    assert first.labels_fingerprint == labelled().labels_fingerprint
+
+
+@pytest.mark.parametrize("value", ["", None, np.nan, "a||b", " a", 3])
+def test_an_item_without_a_class_is_named(value, tmp_path):
+    bad = labelled(images=("cat", value, "dog"))
+    with pytest.raises(UserError, match=r"image row 1 \(image_id 'b'\) has the labels .* Name its class"):
+        bad.write(tmp_path / "set")
+
+
+def test_an_item_that_is_never_used_needs_no_class(tmp_path):
+    data = labelled(images=("cat", "", "dog"))
+    images = data.images.assign(split=["train", "none", "test"])
+    assert small(images=images, texts=data.texts).write(tmp_path / "set").labelled
+
+
+def test_labels_broken_on_disk_are_named(tmp_path):
+    place = tmp_path / "set"
+    labelled().write(place)
+    frame = pd.read_parquet(place / "texts.parquet")
+    for labels in ([["cat"], ["cat"], ["dog"], ["dog"]], ["cat", None, "dog", "dog"]):
+        frame.assign(labels=labels).to_parquet(place / "texts.parquet")
+        with pytest.raises(UserError, match=r"text row [01] .* has the labels"):
+            EmbeddingSet.open(place)
+    frame.drop(columns="labels").to_parquet(place / "texts.parquet")
+    with pytest.raises(UserError, match=r"images\.parquet has a column 'labels', texts\.parquet has none\. Label both"):
+        EmbeddingSet.open(place)
+
+
 def test_relevance_in_both_directions():
     data = small()
     assert data.query_rows("t2i", "train").tolist() == [0, 1, 2]

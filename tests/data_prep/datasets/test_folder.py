@@ -34,6 +34,16 @@ def test_columns_and_repeated_images(photos, said):
     assert said.lines == []
 
 
+def test_labels_are_those_of_images_and_captions(photos, said):
+    put(
+        photos,
+        "image,caption,split,labels\na.jpg,one,train,animal\n./a.jpg,two,train,animal\nd.jpg,three,test,sea|animal\n",
+    )
+    corpus = load("folder", photos, say=said)
+    assert corpus.images["labels"].tolist() == ["animal", "animal|sea"]
+    assert corpus.texts["labels"].tolist() == ["animal", "animal", "animal|sea"]
+
+
 def test_without_splits_images_are_dealt_out(photos, said):
     put(photos, "image,caption\na.jpg,one\na.jpg,two\nB.JPG,three\nsub/c.png,four\n")
     corpus = load("folder", photos, say=said)
@@ -71,6 +81,11 @@ def test_parquet_and_a_captions_file_elsewhere(photos, tmp_path, said):
         ("image,caption,split\na.jpg,x,trian\n", r"line 2: split 'trian' must be train"),
         ("image,caption,split\na.jpg,x,train\na.jpg,y,test\n", r"line 3: image 'a\.jpg' is in split 'test' here"),
         ("image,caption\na.jpg,x\n", "1 image.*Add a split column"),
+        ("image,caption,split,labels\na.jpg,x,train,\n", r"captions\.csv, line 2: labels is empty"),
+        (
+            "image,caption,split,labels\na.jpg,x,train,cat\n./a.jpg,y,train,dog\n",
+            r"line 3: image 'a\.jpg' has labels 'dog' here and 'cat' in line 2",
+        ),
     ],
 )
 def test_bad_tables(photos, text, message):

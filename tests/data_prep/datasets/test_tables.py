@@ -69,3 +69,15 @@ def test_unique(tmp_path):
     table.unique("caption")
     with pytest.raises(UserError, match=r"line 4: image 'a' stands already in line 2"):
         table.unique("image")
+
+
+def test_labels_may_be_lists_in_parquet(tmp_path):
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "labels": [["x", "y"], ["x"], None], "boxes": [[1, 2]] * 3})
+    frame.to_parquet(tmp_path / "c.parquet")
+    table = read_captions(tmp_path / "c.parquet", ("image",))
+    assert table.columns == {"image": ["a", "b", "c"], "labels": ["x|y", "x", ""]}  # of other lists nobody makes words
+    for bad in ("x|y", "", None):
+        frame["labels"] = [["x"], ["x", bad], ["x"]]
+        frame.to_parquet(tmp_path / "c.parquet")
+        with pytest.raises(UserError, match=r"c\.parquet, row 1: labels holds the class '.*'\. Name it, without"):
+            read_captions(tmp_path / "c.parquet", ("image",))
