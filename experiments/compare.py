@@ -17,17 +17,20 @@ from rich.table import Table
 
 from experiments.plots import plot_recall, plot_shifts
 from experiments.significance import holm, paired_p
-from experiments.train import METRIC_GROUPS, SHOWN
-from rank_xmodal.embedding_set import DIRECTIONS
+from experiments.train import SHOWN
+from rank_xmodal.embedding_set import DIRECTIONS, check_direction
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation import MEAN_RANK
 from rank_xmodal.files import read_json, read_table
 from rank_xmodal.settings import Settings
-from rank_xmodal.tracking import metric_key, read_runs
+from rank_xmodal.tracking import read_runs
 
 _SUMMED = ("R@1", "R@5", "R@10")
 _TESTED = "R@1"  # the metric of the p-values
 _P = ("p CLIP", "p CSLS")
+_ROWS = ("clip", "csls", "ranker")  # of a report
+# What a report says of its first stage, and what it is called when two differ.
+_STAGE = {"split": "split", "candidates": "depth of CLIP's list", "gallery": "gallery", "queries": "number of queries"}
 _HEADINGS = {"t2i": "text to image", "i2t": "image to text"}
 
 # One run as compared: which row it belongs to, its direction, and what must agree for two to stand in one table.
@@ -42,73 +45,73 @@ def from_folders(folders: list[Path]) -> list[Entry]:
     UserError
         If a folder holds no finished run with a test report.
     """
-    entries = []
     for folder in folders:
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: holds no finished run (no config.json). Train it first.")
-        facts = read_json(folder / "config.json")
-        report = facts.get("test")
-        if not report:
-            raise UserError(f"{folder}: has no test report, its data has no test split. Leave it out.")
-        # What a run of an earlier version doesn't mention was at its default.
-        settings = {**Settings.model_validate({}).model_dump(mode="json"), **facts["settings"]}
-        entries.append(
-            {
-                "label": _label(settings["loss"], settings["features"], settings["ranker"]),
-                "direction": report["direction"],
-                "seed": settings["seed"],
-                "settings": {**settings, "lists_given": facts.get("lists_given")},
-                "on": facts["fingerprint"],
-                "name": str(folder),
-                "rows": {row: report[row] for row in ("clip", "csls", "ranker")},
-                "ceiling": report["ceiling"],
-                "per_query": folder / "test.parquet",
-            }
-        )
-    return entries
+    return [_entry(folder, str(folder)) for folder in folders]
 
 
 def from_experiment(tracking: Path, experiment: str, say: Callable[[str], None] = print) -> list[Entry]:
-    """Read the finished runs of an MLflow experiment; of several with the same settings, the newest.
+    """Read the finished runs of an MLflow experiment; of several trainings that are the same, the newest.
 
-    Runs on data that has been replaced since are left out, and `say` is told.
+    Runs on data that has been replaced since, and runs whose artifacts are gone, are left out, and `say` is told.
 
     Raises
     ------
     UserError
         If there is no such experiment, or it has no run with test metrics.
     """
-    newest: dict[tuple, Entry] = {}
+    entries: list[Entry] = []
     for run in read_runs(tracking, experiment):  # newest first
-        metrics, tags, params = run["metrics"], run["tags"], run["params"]
-        if "test/R1" not in metrics:
+        if "test/R1" not in run["metrics"]:
             continue
-        rows = {
-            row: {name: metrics[f"{prefix}/{metric_key(name)}"] for name in SHOWN}
-            for row, prefix in METRIC_GROUPS.items()
-        }
-        same = {k: v for k, v in params.items() if k != "device"}
-        newest.setdefault(
-            tuple(sorted(same.items())),
-            {
-                "label": _label(tags["loss"], tags["features"], tags["ranker"]),
-                "direction": tags["direction"],
-                "seed": int(tags["seed"]),
-                "settings": {k: v for k, v in params.items() if k in Settings.model_fields or "loss_params" in k},
-                "on": params["dataset_fingerprint"],
-                "name": run["name"],
-                "rows": rows,
-                "ceiling": metrics["test/ceiling"],
-                "per_query": run["artifacts"] / "test.parquet",
-            },
-        )
-    if not newest:
+        if not (run["artifacts"] / "config.json").is_file():
+            say(f"{run['name']}: {run['artifacts']} holds no config.json; the run is left out.")
+            continue
+        entry = _entry(run["artifacts"], f"{run['name']} ({run['run_id'][:8]})")
+        if not any(_same_training(entry, newer) and entry["on"] == newer["on"] for newer in entries):
+            entries.append(entry)
+    if not entries:
         raise UserError(f"--experiment {experiment!r}: no finished run has test metrics yet.")
-    entries = list(newest.values())
     current = [entry for entry in entries if entry["on"] == entries[0]["on"]]
     if len(current) < len(entries):
         say(f"{len(entries) - len(current)} runs on earlier data of the same name are left out.")
     return current
+
+
+def _entry(folder: Path, name: str) -> Entry:
+    """Read a run's config.json, whether in its own folder or among its artifacts in MLflow."""
+    path = folder / "config.json"
+    facts = read_json(path)
+    try:
+        report = facts["test"]
+        if not report:
+            raise UserError(f"{folder}: has no test report, its data has no test split. Leave it out.")
+        # What a run of an earlier version doesn't mention was at its default.
+        settings = {**Settings.model_validate({}).model_dump(mode="json"), **facts["settings"]}
+        return {
+            "label": _label(settings["loss"], settings["features"], settings["ranker"]),
+            "direction": check_direction(report["direction"]),
+            "seed": settings["seed"],
+            "settings": {**settings, "lists_given": facts.get("lists_given")},
+            "on": facts["fingerprint"],
+            "name": name,
+            "rows": {row: {metric: report[row][metric] for metric in SHOWN} for row in _ROWS},
+            "ceiling": report["ceiling"],
+            "stage": {key: report[key] for key in _STAGE},
+            "per_query": folder / "test.parquet",
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no finished run's, or of another version ({error!r}). Train again.") from error
+
+
+def _same_training(one: Entry, other: Entry) -> bool:
+    """Say whether two runs differ in nothing, the seed included, but perhaps the device."""
+
+    def key(entry: Entry) -> tuple[str, dict[str, Any]]:
+        return entry["direction"], {k: v for k, v in entry["settings"].items() if k != "device"}
+
+    return key(one) == key(other)
 
 
 def _label(loss: str, features: str, ranker: str) -> str:
@@ -121,8 +124,66 @@ def _differing(entry: Entry, entries: list[Entry]) -> str:
     """Return the settings that set a run apart from others of its label: seeds are averaged, nothing else is."""
     peers = [other["settings"] for other in entries if other["label"] == entry["label"]]
     own = {k: v for k, v in entry["settings"].items() if k not in ("seed", "device")}
-    apart = [f"{k}={str(v)[:20]}" for k, v in own.items() if any(peer.get(k) != v for peer in peers)]
+    # Whole values: two that are cut to the same text would be averaged as if they were seeds.
+    apart = [f"{k}={v}" for k, v in own.items() if any(peer.get(k) != v for peer in peers)]
     return f" {', '.join(apart)}" if apart else ""
+
+
+def check_comparable(entries: list[Entry]) -> None:
+    """Check that runs may stand in one table, those of one direction beside each other.
+
+    Raises
+    ------
+    UserError
+        If two runs were evaluated on different data, splits, galleries or depths, if CLIP's figures differ although
+        all that is the same, or if a training is named twice. It names both.
+    """
+    for place, entry in enumerate(entries):
+        first = entries[0]
+        if entry["on"] != first["on"]:
+            raise UserError(
+                f"{first['name']} and {entry['name']} were evaluated on different data (fingerprints "
+                f"{first['on'][:12]} and {entry['on'][:12]}); their figures can't be compared. Compare runs of one "
+                "embedding set."
+            )
+        first = next(other for other in entries if other["direction"] == entry["direction"])
+        for key, what in _STAGE.items():
+            mine, own = first["stage"][key], entry["stage"][key]
+            if mine != own:
+                raise UserError(
+                    f"{first['name']} and {entry['name']} were evaluated with a different {what}, {mine} and {own}; "
+                    "their figures can't be compared. Leave one out, or train it again."
+                )
+        if not _close(first["rows"]["clip"], entry["rows"]["clip"]):
+            raise UserError(
+                f"{first['name']} and {entry['name']} have different figures of CLIP on the same data "
+                f"({_TESTED} {first['rows']['clip'][_TESTED]:.6f} and {entry['rows']['clip'][_TESTED]:.6f}): they were "
+                "evaluated by different versions. Train the older one again."
+            )
+        for other in entries[:place]:
+            if _same_training(entry, other):
+                raise UserError(
+                    f"{other['name']} and {entry['name']} are the same training with the same seed; counted twice they "
+                    "would narrow the spread. Leave one out."
+                )
+
+
+def _close(one: dict[str, float], other: dict[str, float]) -> bool:
+    return all(math.isclose(one[name], other[name], rel_tol=1e-9) for name in SHOWN)
+
+
+def _distinct(entries: list[Entry], direction: str, row: str) -> list[Entry]:
+    """Return a run for each different outcome of a row that isn't trained.
+
+    CLIP has one. CSLS has as many as there are query banks: a run that was trained again on validation, too, has a
+    larger one, and of large sets each seed draws its own.
+    """
+    found: list[Entry] = []
+    for entry in sorted(entries, key=lambda entry: entry["seed"]):
+        own = entry["rows"][row]
+        if entry["direction"] == direction and not any(_close(own, other["rows"][row]) for other in found):
+            found.append(entry)
+    return found
 
 
 def summarise(entries: list[Entry]) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -131,19 +192,14 @@ def summarise(entries: list[Entry]) -> dict[str, dict[str, dict[str, list[float]
     Raises
     ------
     UserError
-        If two runs were evaluated on different data: their figures can't be compared.
+        If the figures of two runs can't be compared, see `check_comparable`.
     """
-    first = entries[0]
-    for entry in entries[1:]:
-        if entry["on"] != first["on"]:
-            raise UserError(
-                f"{first['name']} and {entry['name']} were evaluated on different data; their figures can't be "
-                "compared. Compare runs of one embedding set."
-            )
+    check_comparable(entries)
     table: dict[str, dict[str, dict[str, list[float]]]] = {"CLIP": {}, "CSLS": {}}
-    for entry in entries:
+    for direction in dict.fromkeys(entry["direction"] for entry in entries):
         for row, name in (("clip", "CLIP"), ("csls", "CSLS")):
-            table[name].setdefault(entry["direction"], {metric: [entry["rows"][row][metric]] for metric in SHOWN})
+            found = [entry["rows"][row] for entry in _distinct(entries, direction, row)]
+            table[name][direction] = {metric: [figures[metric] for figures in found] for metric in SHOWN}
     for (label, direction), group in _groups(entries).items():
         values = {name: [entry["rows"]["ranker"][name] for entry in group] for name in SHOWN}
         table.setdefault(label, {})[direction] = values
@@ -161,20 +217,57 @@ def _groups(entries: list[Entry]) -> dict[tuple[str, str], list[Entry]]:
 def p_values(entries: list[Entry]) -> dict[tuple[str, str], tuple[float, float]]:
     """Return for each row and direction the p-values of its R@1 against CLIP's and CSLS's, over the same queries.
 
-    A query's value is its mean over the seeds. Rows without their queries' figures (test.parquet) are left out.
+    A query's value is its mean over the seeds, that of CSLS its mean over the query banks; a ranker is tested against
+    CSLS with its own bank. Rows without their queries' figures (test.parquet) are left out.
+
+    Raises
+    ------
+    UserError
+        If a file is broken or two of one direction hold different queries.
     """
-    found = {}
-    for (label, direction), group in _groups(entries).items():
-        frames = [pd.read_parquet(entry["per_query"]) for entry in group if entry["per_query"].is_file()]
-        if len(frames) < len(group):
+    read = _per_query(entries)
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    present = [entry for entry in entries if entry["name"] in read]
+    for direction in DIRECTIONS:
+        means = _means([read[entry["name"]] for entry in _distinct(present, direction, "csls")])
+        if means:
+            found["CSLS", direction] = paired_p(means["csls"], means["clip"]), math.nan
+    for key, group in _groups(entries).items():
+        if all(entry["name"] in read for entry in group):
+            means = _means([read[entry["name"]] for entry in group])
+            found[key] = paired_p(means["ranker"], means["clip"]), paired_p(means["ranker"], means["csls"])
+    return found
+
+
+def _means(frames: list[pd.DataFrame]) -> dict[str, np.ndarray]:
+    """Return each row's R@1 of every query, (Q,), meaned over the frames; nothing of none."""
+    if not frames:
+        return {}
+    return {row: np.mean([frame[f"{row}/{_TESTED}"].to_numpy() for frame in frames], axis=0) for row in _ROWS}
+
+
+def _per_query(entries: list[Entry]) -> dict[str, pd.DataFrame]:
+    """Return the queries' figures of the runs that have them, by the run's name: R@1 and the rank of each row.
+
+    Raises
+    ------
+    UserError
+        If a file is broken or two of one direction hold different queries: their values would be paired wrongly.
+    """
+    columns = {"query": "int64"} | {f"{row}/{metric}": "float64" for row in _ROWS for metric in (_TESTED, MEAN_RANK)}
+    found: dict[str, pd.DataFrame] = {}
+    firsts: dict[str, Entry] = {}
+    for entry in entries:
+        if not entry["per_query"].is_file():
             continue
-        clip, csls, ranker = (
-            np.mean([frame[f"{row}/{_TESTED}"].to_numpy() for frame in frames], axis=0)
-            for row in ("clip", "csls", "ranker")
-        )
-        found[label, direction] = paired_p(ranker, clip), paired_p(ranker, csls)
-        if ("CSLS", direction) not in found:
-            found["CSLS", direction] = paired_p(csls, clip), float("nan")
+        frame = read_table(entry["per_query"], columns, "test results")
+        first = firsts.setdefault(entry["direction"], entry)
+        if not frame["query"].equals(found.get(first["name"], frame)["query"]):
+            raise UserError(
+                f"{first['per_query']} and {entry['per_query']}: hold different queries ({len(found[first['name']]):,} "
+                f"and {len(frame):,}), which can't be paired. Train the older run again."
+            )
+        found[entry["name"]] = frame
     return found
 
 
@@ -221,18 +314,25 @@ def frames(entries: list[Entry]) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _ceilings(entries: list[Entry], direction: str) -> list[float]:
-    """Return the ceilings of a direction's runs in %: one, unless their lists differ in depth."""
-    return sorted({round(100 * entry["ceiling"], 2) for entry in entries if entry["direction"] == direction})
-
-
 def _caption(entries: list[Entry], direction: str) -> str:
-    return (
-        "R@K: share of queries with a relevant item in the top K, in %; "
-        f"ceiling {' / '.join(map(str, _ceilings(entries, direction)))}. "
+    shown = [entry for entry in entries if entry["direction"] == direction]
+    stage = shown[0]["stage"]
+    seeds = sorted({len(group) for (_, of), group in _groups(entries).items() if of == direction})
+    banks = len(_distinct(entries, direction, "csls"))
+    said = [
+        "R@K: share of queries with a relevant item in the top K (hit rate), in %.",
+        f"{stage['split']}: {stage['queries']:,} queries, CLIP's top {stage['candidates']} of a gallery of "
+        f"{stage['gallery']:,} reordered; what it lacks is a miss: ceiling {100 * shown[0]['ceiling']:.2f}.",
+    ]
+    if seeds[-1] > 1:
+        said.append(f"±: standard deviation (n - 1) over {' or '.join(map(str, seeds))} seeds.")
+    if banks > 1:
+        said.append(f"CSLS: mean ± standard deviation over the runs' {banks} different query banks.")
+    said.append(
         f"p: {_TESTED} against that row, paired randomisation test over the queries, Holm-corrected for all p of the "
         "comparison."
     )
+    return " ".join(said)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -302,7 +402,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",  # \textquotedbl needs another font encoding than LaTeX's own
     "±": r"$\pm$",
 }
 
@@ -335,24 +435,33 @@ def rank_shifts(entries: list[Entry]) -> dict[str, dict[str, np.ndarray]]:
     """Return direction -> row -> by how many ranks each query's first relevant item rose above CLIP's rank of it.
 
     Of several seeds all queries of each are there. Rows without their queries' figures (test.parquet) are left out.
+
+    Raises
+    ------
+    UserError
+        As `p_values`.
     """
+    read = _per_query(entries)
     found: dict[str, dict[str, np.ndarray]] = {}
-    columns = {f"{row}/{MEAN_RANK}": "float64" for row in ("clip", "csls", "ranker")}
-    for (label, direction), group in _groups(entries).items():
-        if not all(entry["per_query"].is_file() for entry in group):
-            continue
-        read = [read_table(entry["per_query"], columns, "test results") for entry in group]
-        rows = found.setdefault(direction, {})
-        for row, name in (("csls", "CSLS"), ("ranker", label)):
-            shifts = [(one[f"clip/{MEAN_RANK}"] - one[f"{row}/{MEAN_RANK}"]).to_numpy() for one in read]
-            rows.setdefault(name, np.concatenate(shifts))
+
+    def add(label: str, direction: str, runs: list[Entry], row: str) -> None:
+        shown = [read[entry["name"]] for entry in runs if entry["name"] in read]
+        if shown and len(shown) == len(runs):
+            shifts = [(frame[f"clip/{MEAN_RANK}"] - frame[f"{row}/{MEAN_RANK}"]).to_numpy() for frame in shown]
+            found.setdefault(direction, {})[label] = np.concatenate(shifts)
+
+    present = [entry for entry in entries if entry["name"] in read]
+    for direction in DIRECTIONS:
+        add("CSLS", direction, _distinct(present, direction, "csls"), "csls")
+    for (label, of), group in _groups(entries).items():
+        add(label, of, group, "ranker")
     return found
 
 
 def write_plots(entries: list[Entry], title: str, folder: Path, say: Callable[[str], None] = print) -> list[Path]:
     """Draw recall.png and rank_shifts.png into a folder and return what was drawn."""
     made = [folder / "recall.png"]
-    ceilings: dict[str, list[float]] = {direction: _ceilings(entries, direction) for direction in DIRECTIONS}
+    ceilings = {entry["direction"]: 100 * entry["ceiling"] for entry in entries}
     plot_recall(frames(entries), ceilings, title, made[0])
     shifts = rank_shifts(entries)
     if shifts:

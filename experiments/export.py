@@ -68,6 +68,9 @@ def export_trec(
         Other files in it stay.
     depth : int
         Length of the first stage's lists.
+    device : str
+    say : callable
+        Told if the ranker was trained on the split.
 
     Raises
     ------
@@ -75,8 +78,8 @@ def export_trec(
         If the run is not whole or doesn't fit the data, the split is empty, or a score is not finite.
     """
     reranker, stage = _open(run, data, split, depth, device)
-    if split == "train":
-        say("train: these queries stand in the ranker's query bank; its figures on them mean little.")
+    if split in reranker.facts.get("trained_on", ["train"]):
+        say(f"{split}: the ranker was trained on these queries; its figures on them mean little.")
     near = neighbours(data.candidates(_direction(stage)), reranker.bank)
     tensors = ListTensors.gather(data, stage.lists, near, reranker.device, in_bank=False)
     scores = score_lists(reranker.model, tensors).numpy()

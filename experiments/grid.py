@@ -329,7 +329,11 @@ def run(
                 "fingerprint": data.fingerprint,
                 "direction": direction,
             }
-            one = Judged(point, keep(folder / "points" / f"{point.digest}.parquet", identity, make))
+            try:
+                frame = keep(folder / "points" / f"{point.digest}.parquet", identity, make)
+            except UserError as error:
+                raise UserError(f"the point {point.label}: {error}") from error
+            one = Judged(point, frame)
             judged.append(one)
             runs.point(one, made)
             print(

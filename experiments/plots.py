@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -24,6 +25,11 @@ _SHIFTS: tuple[tuple[float, str, str], ...] = (
     (3, "3 to 10 up", "#67a9cf"),
     (11, "11+ up", "#2166ac"),
 )
+
+
+def _plain(label: str) -> str:
+    """Return a label in lines that leave room for the plot, its dollar signs no mathematics."""
+    return textwrap.fill(label, 36).replace("$", r"\$")
 
 
 def plot_run(history: list[dict[str, float]], report: dict[str, Any], title: str, out: Path) -> None:
@@ -114,11 +120,12 @@ def plot_comparison(summary: dict[str, dict[str, dict[str, list[float]]]], title
         axis.axvline(means[0], color="0.4", lw=0.8, ls=":")
         axis.invert_yaxis()
         axis.set(title=_HEADINGS[direction], xlabel="R@1, %", xlim=(0, 1.14 * max(means)))
-    figure.suptitle(title)
-    figure.savefig(out, dpi=120)
+    figure.suptitle(_plain(title))
+    with replacing(out) as part:
+        figure.savefig(part, format="png", dpi=120)
 
 
-def plot_recall(frames: dict[str, pd.DataFrame], ceilings: dict[str, list[float]], title: str, out: Path) -> None:
+def plot_recall(frames: dict[str, pd.DataFrame], ceilings: dict[str, float], title: str, out: Path) -> None:
     """Draw R@1, R@5 and R@10 of every row, one line of panels a direction, into a PNG file.
 
     Points and not bars: the axis need not start at 0, and rows that are close can be told apart.
@@ -126,13 +133,13 @@ def plot_recall(frames: dict[str, pd.DataFrame], ceilings: dict[str, list[float]
     Parameters
     ----------
     frames : as `compare.frames` returns it; the bars around a point are the standard deviation over seeds
-    ceilings : direction -> ceilings in %
+    ceilings : direction -> ceiling in %
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = ("R@1", "R@5", "R@10")
-    heights = [0.9 + 0.3 * len(frame) for frame in frames.values()]
+    heights = [1.0 + 0.3 * len(frame) for frame in frames.values()]
     figure = Figure(figsize=(11, 0.7 + sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(frames), 3, squeeze=False, sharey="row", gridspec_kw={"height_ratios": heights})
@@ -144,24 +151,27 @@ def plot_recall(frames: dict[str, pd.DataFrame], ceilings: dict[str, list[float]
                 colour = _COLOURS.get(label, "tab:green")
                 axis.errorbar(value, place, xerr=error or None, fmt="o", ms=5, capsize=3, color=colour)
                 axis.annotate(
-                    f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7
-                )
+                    f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7,
+                    bbox={"facecolor": "w", "edgecolor": "none", "pad": 0.5},
+                )  # fmt: skip
             axis.axvline(values[0], color="0.5", lw=0.8, ls=":")
-            for ceiling in ceilings[direction]:
-                axis.axvline(ceiling, color="k", lw=1, ls="--", label=f"ceiling {ceiling:.1f}")
-            axis.legend(fontsize=7, loc="lower left")
-            axis.set_title(f"{_HEADINGS[direction]}, {name}, %", fontsize=10)
-            axis.set_yticks(places, list(frame["row"]))
+            ceiling = ceilings[direction]
+            axis.axvline(ceiling, color="k", lw=1, ls="--")
+            # Not in a legend, which would cover points.
+            axis.set_title(f"{_HEADINGS[direction]}, {name}, %\ndashed: ceiling {ceiling:.1f}", fontsize=9)
+            axis.set_yticks(places, [_plain(label) for label in frame["row"]])
             axis.set_ylim(len(frame) - 0.4, -0.8)
             axis.margins(x=0.08)
-            # Where everything is near 100, a hundredth of a point must not look like a difference.
+            # Where everything is near 100, a hundredth of a point must not look like a difference; nor is there any
+            # share above 100.
             low, high = axis.get_xlim()
-            if high - low < _NARROWEST:
-                axis.set_xlim((low + high - _NARROWEST) / 2, (low + high + _NARROWEST) / 2)
+            wider = max(0.0, _NARROWEST - (high - low)) / 2
+            beyond = max(0.0, high + wider - 101)
+            axis.set_xlim(low - wider - beyond, high + wider - beyond)
             axis.ticklabel_format(axis="x", useOffset=False)
             axis.grid(axis="y", color="0.92")
             axis.set_axisbelow(True)
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     with replacing(out) as part:
         figure.savefig(part, format="png", dpi=120)
 
@@ -188,13 +198,14 @@ def plot_shifts(shifts: dict[str, dict[str, np.ndarray]], title: str, out: Path)
         left = np.zeros(len(rows))
         for place, (_, name, colour) in enumerate(_SHIFTS):
             width = np.array([share[place] for share in shares])
-            bars = axis.barh(list(rows), width, left=left, color=colour, label=name, height=0.75)
+            bars = axis.barh(range(len(rows)), width, left=left, color=colour, label=name, height=0.75)
             axis.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center", fontsize=7)
             left += width
+        axis.set_yticks(range(len(rows)), [_plain(label) for label in rows])
         axis.invert_yaxis()
         axis.set(title=_HEADINGS[direction], xlabel="share of queries, %", xlim=(0, 100))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(_SHIFTS), fontsize=7, frameon=False)
-    figure.suptitle(f"{title}: rank of the first relevant item, against CLIP's")
+    figure.suptitle(f"{_plain(title)}: rank of the first relevant item, against CLIP's")
     with replacing(out) as part:
         figure.savefig(part, format="png", dpi=120)

@@ -11,9 +11,11 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rank_xmodal.embedding_set import Direction, EmbeddingSet
@@ -90,33 +92,56 @@ def coco_1k_folds(data: EmbeddingSet) -> list[EmbeddingSet]:
 
 def compare(
     data: EmbeddingSet, reranker: Reranker, *, fold_size: int = FOLD_SIZE, depth: int = DEPTH
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, Any]:
     """Evaluate CLIP, CSLS and a ranker over the folds and over the whole gallery.
 
     Returns
     -------
     dict
-        Under "folds" (the mean over them) and "whole": clip, csls and ranker, each metric's mean over queries.
+        direction, split, depth, fold_size and fingerprint, of the set; under "folds" (the mean over them) and "whole":
+        clip, csls and ranker, each metric's mean over queries, and the ceiling.
 
     Raises
     ------
     UserError
-        If the ranker is of another width, or the test split can't be cut so.
+        If the ranker is of another width, the test split can't be cut so, or a fold's gallery is smaller than the
+        depth: its lists would be shorter than those of the whole.
     """
     folds = coco_1k_folds(data) if fold_size == FOLD_SIZE else folds_of_test(data, fold_size)
     if reranker.dim != data.dim:
-        raise UserError(f"--data {data.name}: embeddings are {data.dim} wide, the ranker takes {reranker.dim}.")
+        raise UserError(
+            f"--data {data.root or data.name}: embeddings are {data.dim} wide, the ranker takes {reranker.dim}. Name "
+            "an embedding set of the encoder it was trained on."
+        )
     direction: Direction = reranker.facts["direction"]
+    smallest = min(len(part.candidate_rows(direction, "test")) for part in folds)
+    if depth > smallest:
+        raise UserError(
+            f"--depth {depth}: a fold's gallery holds {smallest:,} candidates, the whole more; lists of different "
+            f"length can't be compared. Use --depth {smallest} or less."
+        )
     near = neighbours(data.candidates(direction), reranker.bank)
 
-    def figures(part: EmbeddingSet) -> dict[str, dict[str, float]]:
+    def figures(part: EmbeddingSet) -> dict[str, Any]:
         stage = first_stage(part, direction, "test", depth)
         report, _ = evaluate(reranker.model, part, stage, near, reranker.device)
-        return {row: {name: float(report[row][name]) for name in DEFAULT} for row in ROWS}
+        rows = {row: {name: float(report[row][name]) for name in DEFAULT} for row in ROWS}
+        return {**rows, "ceiling": float(report["ceiling"])}
 
     by_fold = [figures(part) for part in folds]
-    mean = {row: {name: float(np.mean([fold[row][name] for fold in by_fold])) for name in DEFAULT} for row in ROWS}
-    return {"folds": mean, "whole": figures(data)}
+    mean: dict[str, Any] = {
+        row: {name: float(np.mean([fold[row][name] for fold in by_fold])) for name in DEFAULT} for row in ROWS
+    }
+    mean["ceiling"] = float(np.mean([fold["ceiling"] for fold in by_fold]))
+    return {
+        "direction": direction,
+        "split": "test",
+        "depth": depth,
+        "fold_size": fold_size,
+        "fingerprint": data.fingerprint,
+        "folds": mean,
+        "whole": figures(data),
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -147,15 +172,17 @@ def main(arguments: list[str] | None = None) -> None:
     images = int((data.images["split"] == "test").sum())
     count = images // chosen.fold_size
     shown = Table(
-        title=f"{chosen.run} on {data.name}, {reranker.facts['direction']}, the top {chosen.depth} reordered; %",
-        caption=f"{chosen.fold_size:,}: mean over {count} folds of that many images with their captions; {images:,}: "
-        "the whole test split. The two galleries' figures can't be compared with each other.",
+        title=escape(f"{chosen.run} on {data.name}, {reranker.facts['direction']}, top {chosen.depth} reordered; %"),
+        caption="R@K is the hit rate. Ceiling: share of queries that CLIP's list holds something relevant for; the "
+        f"others are misses. {chosen.fold_size:,}: mean over {count} folds of that many images with their captions; "
+        f"{images:,}: the whole test split. The two galleries' figures can't be compared with each other.",
     )
-    for column in ("images", "row", *DEFAULT):
+    for column in ("images", "row", *DEFAULT, "ceiling"):
         shown.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
     for gallery, size in (("folds", chosen.fold_size), ("whole", images)):
         for row, label in ROWS.items():
-            shown.add_row(f"{size:,}", label, *(f"{100 * report[gallery][row][name]:.2f}" for name in DEFAULT))
+            shares = [*(report[gallery][row][name] for name in DEFAULT), report[gallery]["ceiling"]]
+            shown.add_row(f"{size:,}", label, *(f"{100 * share:.2f}" for share in shares))
     Console(width=None if sys.stdout.isatty() else 140).print(shown)
 
 

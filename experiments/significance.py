@@ -6,14 +6,18 @@ import numpy as np
 from scipy.stats import permutation_test
 
 RESAMPLES = 9_999
+_MOST_SEEDS = 64  # a mean of hits over more runs than these is not looked for
+_RESOLVED = 1e-14  # below it the sums of the exact test are rounding errors
 
 
 def paired_p(values: np.ndarray, against: np.ndarray, *, seed: int = 0) -> float:
     """Return the two-sided p-value of the mean difference of two rankings of the same queries.
 
     Under the null hypothesis either ranking could have had either value of a query: the signs of the differences are
-    drawn at random (Fisher's randomisation test; Smucker et al. 2007, doi:10.1145/1321440.1321528). All sign patterns
-    are gone through where there are at most 9,999 of them, else 9,999 are drawn.
+    drawn at random (Fisher's randomisation test; Smucker et al. 2007, doi:10.1145/1321440.1321528). For hits and misses
+    and their means over seeds the share of sign patterns is exact: of 9,999 drawn ones no p falls below 0.0002, too
+    coarse to correct for many comparisons. For other metrics all patterns are gone through where there are at most
+    9,999 of them, else 9,999 are drawn.
 
     Parameters
     ----------
@@ -25,15 +29,20 @@ def paired_p(values: np.ndarray, against: np.ndarray, *, seed: int = 0) -> float
     Raises
     ------
     ValueError
-        If the two are not of the same queries' number.
+        If the two are not of the same queries' number, or one holds a NaN or an infinite value.
     """
     values, against = np.asarray(values, dtype=float), np.asarray(against, dtype=float)
     if values.shape != against.shape or values.ndim != 1:
         raise ValueError(f"values {values.shape} and against {against.shape} must be of the same queries, (Q,) both.")
+    if not (np.isfinite(values).all() and np.isfinite(against).all()):
+        raise ValueError("values and against must be finite: a query without a value can't be paired.")
     difference = values - against
     difference = difference[difference != 0]  # a difference of 0 has no sign: it changes no pattern's mean
     if len(difference) < 2:
         return 1.0
+    steps = _steps(difference)
+    if steps is not None:
+        return _exact(steps)
     found = permutation_test(
         (difference,),
         np.sum,
@@ -44,6 +53,35 @@ def paired_p(values: np.ndarray, against: np.ndarray, *, seed: int = 0) -> float
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)
+
+
+def _steps(difference: np.ndarray) -> np.ndarray | None:
+    """Return differences of means of hits over s runs as the integers that s makes of them; None for other metrics."""
+    if np.abs(difference).max() > 1:
+        return None
+    for runs in range(1, _MOST_SEEDS + 1):
+        steps = np.rint(runs * difference)
+        if np.abs(steps - runs * difference).max() < 1e-9:
+            return steps.astype(np.int64)
+    return None
+
+
+def _exact(steps: np.ndarray) -> float:
+    """Return the share of sign patterns whose sum is at least as far from 0 as that of `steps`, (n,) integers.
+
+    The sum of one ±v has the characteristic function cos(v t), that of all the product: its Fourier transform is the
+    distribution. Of steps ±1 alone that is the binomial one, and the test the sign test.
+    """
+    furthest = int(np.abs(steps).sum())
+    size = 2 * furthest + 1
+    angle = 2 * np.pi * np.arange(furthest + 1) / size
+    product = np.ones(len(angle))
+    for value, count in zip(*np.unique(np.abs(steps), return_counts=True), strict=True):
+        product *= np.cos(angle * value) ** int(count)
+    share = np.fft.irfft(product, n=size)  # of the sums 0, 1, ..., furthest, -furthest, ..., -1
+    at = abs(int(steps.sum()))
+    p = float(share.sum()) if at == 0 else 2 * float(share[at : furthest + 1].sum())
+    return min(1.0, max(p, _RESOLVED))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

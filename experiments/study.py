@@ -8,6 +8,7 @@ validation, or with --folds on each fold of several permutations, evaluated on t
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data_prep.mining.miner import mine
@@ -54,25 +56,57 @@ class Part:
 def read_plan(path: Path, assignments: list[str]) -> tuple[dict[str, Settings], list[str]]:
     """Read a study's YAML file: the settings of its rows, and the rows that the others are tested against.
 
+    Parameters
+    ----------
+    path : Path
+    assignments : list of str
+        key=value for all rows; they go before the file's `settings`, a row's own go before them.
+
     Raises
     ------
     UserError
-        If the file is no such mapping, names an unknown row or an unknown setting.
+        If the file is no such mapping, names an unknown row or an unknown setting, or two rows share a name.
     """
     try:
         plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read ({' '.join(str(error).split())}).") from error
-    if not isinstance(plan, dict) or set(plan) != _KEYS or not isinstance(plan["rows"], dict):
+    if not isinstance(plan, dict) or set(plan) != _KEYS or not isinstance(plan["rows"], dict) or not plan["rows"]:
         raise UserError(f"{path}: must have exactly the keys {', '.join(sorted(_KEYS))}, rows being name: settings.")
-    rows = {}
-    for name, own in plan["rows"].items():
-        chosen = settings.read(None, assignments, {**(plan["settings"] or {}), **(own or {})})
-        rows[str(name)] = chosen
-    for name in plan["against"]:
+    common = _mapping(path, "settings", plan["settings"])
+    assigned = {assignment.partition("=")[0].strip().split(".")[0] for assignment in assignments}
+    common = {key: value for key, value in common.items() if key not in assigned}
+    rows: dict[str, Settings] = {}
+    for name, own in ((str(name), own) for name, own in plan["rows"].items()):
+        if name in _FIRST_STAGE:
+            raise UserError(f"{path}: rows: {name!r} is always there, untrained. Give the row another name.")
+        twin = next((other for other in rows if _file_name(other) == _file_name(name)), None)
+        if twin is not None or not _file_name(name):
+            how = f"and {twin!r} would share" if twin else "would have no name for"
+            raise UserError(f"{path}: rows: {name!r} {how} its files. Rename it, with other letters or digits.")
+        values = {**common, **_mapping(path, f"rows: {name}", own)}
+        try:
+            rows[name] = settings.read(None, assignments, values)
+        except UserError as error:
+            raise UserError(f"{path}: rows: {name}: {str(error).removeprefix('settings: ')}") from error
+    against = plan["against"] or []
+    if not isinstance(against, list):
+        raise UserError(f"{path}: against: {against!r} is no list. Write [{against}].")
+    for name in against:
         if name not in rows and name not in _FIRST_STAGE:
             raise UserError(f"{path}: against: {name!r} is no row. Rows are CLIP, CSLS, {', '.join(rows)}.")
-    return rows, list(plan["against"])
+    return rows, against
+
+
+def _mapping(path: Path, where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value or {}, dict):
+        raise UserError(f"{path}: {where}: must hold `key: value` lines, found {value!r}.")
+    return value or {}
+
+
+def _file_name(row: str) -> str:
+    """Return what the files of a row are called: "without concat" -> "without-concat"."""
+    return re.sub(r"[^\w.=+]+", "-", row).strip("-")
 
 
 def parts_of(data: EmbeddingSet, *, seeds: int, folds: int | None, permutations: int) -> list[Part]:
@@ -81,8 +115,12 @@ def parts_of(data: EmbeddingSet, *, seeds: int, folds: int | None, permutations:
     Raises
     ------
     UserError
-        If the set has too few images for the folds, or no validation split and no folds are asked for.
+        If the set has too few images for the folds, or no validation split and no folds are asked for, or there
+        would be nothing to train.
     """
+    for option, count in (("--seeds", seeds), ("--permutations", permutations)):
+        if count < 1:
+            raise UserError(f"{option} {count}: must be 1 or more.")
     if folds is None:
         if not (data.images["split"] == "val").any():
             raise UserError(f"{data.name}: has no validation split to choose by. Give it one, or use --folds 5.")
@@ -196,7 +234,7 @@ def run(
         frames: dict[str, list[tuple[int, pd.DataFrame]]] = {name: [] for name in rows}
         for place, part in enumerate(parts):
             for name, plan in rows.items():
-                kept = out / "trials" / f"{direction}-{'-'.join(name.replace(',', '').split())}-{place}.parquet"
+                kept = out / "trials" / f"{direction}-{_file_name(name)}-{place}.parquet"
                 frames[name].append((part.repeat, trial(part, direction, plan, kept)))
             print(f"{direction}: {place + 1} of {len(parts)} parts, {len(rows)} rows each", file=sys.stderr, flush=True)
         any_row = next(iter(frames.values()))
@@ -245,7 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="on the set's own splits (default 5)")
     parser.add_argument("--folds", type=int, help="folds instead of the set's own splits")
     parser.add_argument("--permutations", type=int, default=2, help="of the folds (default 2)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every row")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every row that lacks it")
     parser.add_argument("--out", type=Path, help="by default runs/PLAN-DATA")
     parser.add_argument("--mlruns", type=Path, default=Path("mlruns"))
     chosen = parser.parse_args(arguments)
@@ -259,16 +297,24 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         print(f"study: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("study: interrupted. Run the same command to go on.", file=sys.stderr)
+        raise SystemExit(130) from None
     how = f"{chosen.seeds} seeds, validation split" if chosen.folds is None else (
         f"{chosen.folds} folds of {chosen.permutations} permutations"
     )  # fmt: skip
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in tables.values():
-        shown = Table(title=f"{title}, {how}; %", caption="p: R@1, paired randomisation test over the queries")
+        shown = Table(
+            title=escape(f"{title}, {how}; %"),
+            caption=f"R@K is the hit rate. ±: standard deviation (n - 1) of {TESTED} over "
+            f"{'seeds' if chosen.folds is None else 'permutations'}. p: {TESTED}, paired randomisation test over the "
+            "queries, not corrected for many comparisons.",
+        )
         for column in table.columns:
             shown.add_column(column, justify="left" if column in DIRECTIONS else "right", no_wrap=True)
         for cells in cells_of(table):
-            shown.add_row(*cells)
+            shown.add_row(*map(escape, cells))
         console.print(shown)
 
 

@@ -172,14 +172,14 @@ def compare(data: EmbeddingSet, dataset: str) -> list[Line]:
     return lines
 
 
-def causes(data: EmbeddingSet, dataset: str) -> list[str]:
-    """Return what may be behind a difference: what meta.json shows to be wrong first, then what it can't show."""
-    found, unseen = [], []
+def miscounts(data: EmbeddingSet, dataset: str) -> list[str]:
+    """Return where the test split has another number of images or captions than Karpathy's."""
     images, texts = SPLITS[dataset]
-    counts = (data.meta.get("counts") or {}).get("test") or {
+    counts = {
         "images": int((data.images["split"] == "test").sum()),
         "texts": int((data.texts["split"] == "test").sum()),
     }
+    found = []
     if counts["images"] != images:
         found.append(
             f"test images: {counts['images']:,} instead of {images:,}: not Karpathy's test split, or a part of it"
@@ -189,6 +189,12 @@ def causes(data: EmbeddingSet, dataset: str) -> list[str]:
             f"test captions: {counts['texts']:,} instead of {texts:,}: captions are missing or doubled "
             f"(an image's first {CAPTIONS} are compared)"
         )
+    return found
+
+
+def causes(data: EmbeddingSet, dataset: str) -> list[str]:
+    """Return what may be behind a difference: what the set shows to be wrong first, then what it can't show."""
+    found, unseen = miscounts(data, dataset), []
     encoder, weights = str(data.meta.get("encoder")), str(data.meta.get("pretrained"))
     try:
         check_quick_gelu(encoder, weights)
@@ -200,8 +206,8 @@ def causes(data: EmbeddingSet, dataset: str) -> list[str]:
     elif precision != "fp32":
         found.append(f"precision: made in {precision}; it moves a figure by 0.1 or so, seldom more. Make one in fp32")
     unseen.append(
-        "preprocessing: images resized or compressed before they were embedded, another interpolation than bicubic, "
-        "no centre crop, or captions changed"
+        "preprocessing: images resized or compressed before they were embedded, another resolution than the model's, "
+        "another interpolation than bicubic, no centre crop, or captions changed"
     )
     unseen.append("weights: a damaged or another file under the same name (weights_sha256 in meta.json)")
     return [*(f"seen:     {text}" for text in found), *(f"possible: {text}" for text in unseen)]
@@ -242,6 +248,8 @@ def main(arguments: list[str] | None = None) -> None:
     off = sum(not line.agrees for line in lines)
     if not off:
         print(f"All {len(lines)} figures agree.")
+        for cause in miscounts(data, chosen.dataset):
+            print(f"  And yet, {cause}")
         return
     print(f"{off} of {len(lines)} figures are off by more than {TOLERANCE} points. Before training, look at:")
     for cause in causes(data, chosen.dataset):

@@ -1,5 +1,7 @@
 """Exports read back by the tools that they are for."""
 
+from dataclasses import replace
+
 import ir_measures
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from experiments.train import run_training
 from rank_xmodal import settings
 from rank_xmodal.evaluation import first_stage
 from rank_xmodal.files import read_json
+from rank_xmodal.reranker import Reranker
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +75,22 @@ def test_the_command_writes_and_names_its_files(place, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main([*common, "--format", "trec", "--split", "val"])
     assert "val" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("trained_on", "split", "told"), [(["train", "val"], "val", 1), (["train"], "test", 0)])
+def test_a_split_that_the_ranker_was_trained_on_is_said(place, tmp_path, monkeypatch, trained_on, split, told):
+    """A small set's ranker is trained again on train and val together."""
+    folder, stored = place
+    real = Reranker.from_pretrained
+
+    def opened(*arguments):
+        reranker = real(*arguments)
+        reranker.facts["trained_on"] = trained_on
+        return reranker
+
+    monkeypatch.setattr(Reranker, "from_pretrained", opened)
+    splits = {"test": "val"} if split == "val" else {}
+    data = replace(stored, images=stored.images.replace(splits), texts=stored.texts.replace(splits))
+    said = []
+    export_trec(folder / "run", data, split, tmp_path, device="cpu", say=said.append)
+    assert [f"{split}: the ranker was trained on" in line for line in said] == [True] * told

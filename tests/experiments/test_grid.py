@@ -174,6 +174,16 @@ def test_a_set_without_validation_is_refused(random_set, tmp_path):
         grid.run(random_set(["train"] * 20 + ["test"] * 5), "t2i", points, tmp_path, tracking=None)
 
 
+def test_a_point_that_fails_is_named(data, tmp_path, monkeypatch):
+    def diverges(*arguments, **named):
+        raise UserError("the weights have diverged.")
+
+    monkeypatch.setattr(grid, "train", diverges)
+    points = read_points(plan_at(tmp_path / "g.yaml"), [])
+    with pytest.raises(UserError, match=r"^the point d_model=8 heads=1: the weights have diverged"):
+        grid.run(data, "t2i", points, tmp_path, tracking=None)
+
+
 def test_a_failed_search_is_marked_so(data, tmp_path, monkeypatch):
     finished = []
     monkeypatch.setattr(Tracker, "finish", lambda self, *a, status="FINISHED": finished.append(status))

@@ -103,6 +103,10 @@ def test_figures_are_the_mean_over_folds_and_those_of_the_whole(trained, directi
             assert report["folds"][row][name] == pytest.approx(np.mean([one[row][name] for one in values[:4]]))
             assert report["whole"][row][name] == values[-1][row][name]
     assert report["folds"]["clip"]["R@1"] > report["whole"]["clip"]["R@1"]
+    assert report["folds"]["ceiling"] == pytest.approx(np.mean([one["ceiling"] for one in values[:4]]))
+    assert report["whole"]["ceiling"] == values[-1]["ceiling"] < 1
+    facts = {"direction": direction, "split": "test", "depth": 6, "fold_size": 10, "fingerprint": data.fingerprint}
+    assert {key: report[key] for key in facts} == facts
 
 
 def test_the_command_prints_both_and_writes_json(trained, tmp_path, capsys):
@@ -114,6 +118,7 @@ def test_the_command_prints_both_and_writes_json(trained, tmp_path, capsys):
     for gallery in ("folds", "whole"):
         for row in ("clip", "csls", "ranker"):
             assert f"{100 * report[gallery][row]['R@1']:.2f}" in out
+    assert f"{100 * report['whole']['ceiling']:.2f}" in out
     assert "mean over 2 folds" in out
 
 
@@ -123,6 +128,7 @@ def test_the_command_prints_both_and_writes_json(trained, tmp_path, capsys):
         ([], "COCO's 1K protocol is over Karpathy's 5,000"),
         (["--fold-size", "7"], "--fold-size 7"),
         (["--fold-size", "20", "--depth", "1"], "--depth 1: there is nothing to reorder"),
+        (["--fold-size", "20", "--depth", "21"], "--depth 21: a fold's gallery holds 20 candidates"),
     ],
 )
 def test_what_a_user_can_mend_ends_with_2(trained, capsys, more, message):

@@ -21,7 +21,28 @@ def test_of_hits_and_misses_it_is_the_sign_test():
     a = (rng.random(400) < 0.6).astype(float)
     b = np.where(rng.random(400) < 0.15, 1 - a, a)
     gained, lost = int((a > b).sum()), int((a < b).sum())
-    assert paired_p(a, b) == pytest.approx(binomtest(gained, gained + lost).pvalue, abs=0.015)
+    assert paired_p(a, b) == pytest.approx(binomtest(gained, gained + lost).pvalue, rel=1e-9)
+
+
+def test_of_means_over_seeds_it_is_the_exact_share_of_sign_patterns():
+    a, b = np.array([3, 0, 2, 3, 1, 3, 3, 0]) / 3, np.array([0, 1, 0, 1, 1, 2, 3, 2]) / 3
+    d = np.rint(3 * (a - b))[a != b]
+    sums = [abs(np.dot(signs, d)) for signs in itertools.product([1, -1], repeat=len(d))]
+    assert paired_p(a, b) == pytest.approx(np.mean(np.array(sums) >= abs(d.sum())))
+
+
+def test_many_comparisons_can_be_corrected():
+    """9,999 drawn patterns give no p below 0.0002: of 300 comparisons none could have been significant."""
+    p = paired_p(np.ones(60), np.r_[np.zeros(58), np.ones(2)])
+    assert p == pytest.approx(2 * 0.5**58, abs=1e-13)
+    assert (holm(np.full(300, p)) < 0.001).all()
+    assert paired_p(np.ones(25_000), np.zeros(25_000)) > 0
+
+
+def test_other_metrics_are_drawn():
+    rng = np.random.default_rng(4)
+    a, b = 1 / rng.integers(1, 200, 500), 1 / rng.integers(1, 200, 500)
+    assert 0.0002 <= paired_p(a, b) <= 1
 
 
 def test_no_difference_is_no_evidence_and_a_large_one_is():
@@ -47,6 +68,12 @@ def test_it_repeats_and_does_not_care_who_is_first():
 def test_other_queries_are_refused():
     with pytest.raises(ValueError, match=r"\(3,\) and against \(4,\)"):
         paired_p(np.zeros(3), np.zeros(4))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_query_without_a_value_is_refused(broken):
+    with pytest.raises(ValueError, match="must be finite"):
+        paired_p(np.array([1.0, broken, 0.0]), np.zeros(3))
 
 
 def test_holm_equals_a_calculation_by_hand():

@@ -24,6 +24,12 @@ def plan_at(path, **keys):
     return path
 
 
+def test_set_goes_before_settings_and_a_rows_own_before_it(tmp_path):
+    plan = plan_at(tmp_path / "p.yaml", settings={"loss": "listnet"}, rows={"one": {}, "two": {"loss": "hinge"}})
+    rows, _ = study.read_plan(plan, ["loss=ranknet", "lr=0.5"])
+    assert {name: (row.loss, row.lr) for name, row in rows.items()} == {"one": ("ranknet", 0.5), "two": ("hinge", 0.5)}
+
+
 def test_every_image_is_tested_once_in_a_permutation(data):
     parts = [fold_of(data, fold, 3, 0) for fold in range(3)]
     tested = np.concatenate([np.flatnonzero(part.images["split"] == "test") for part in parts])
@@ -84,7 +90,19 @@ def test_a_study_prints_a_table_for_each_direction_tracks_it_and_goes_on(data, t
     ("keys", "more", "message"),
     [
         ({"against": ["nobody"]}, ["--folds", "2"], "'nobody' is no row. Rows are CLIP, CSLS, one"),
-        ({"rows": {"one": {"los": "listnet"}}}, ["--folds", "2"], "Did you mean 'loss'"),
+        (
+            {"rows": {"one": {"los": "listnet"}}},
+            ["--folds", "2"],
+            "p.yaml: rows: one: unknown key 'los'. Did you mean 'loss'",
+        ),
+        ({"rows": {"one": ["listnet"]}}, [], "p.yaml: rows: one: must hold `key: value` lines, found ['listnet']"),
+        ({"rows": {}}, [], "must have exactly the keys"),
+        ({"settings": 3}, [], "p.yaml: settings: must hold `key: value` lines, found 3"),
+        ({"against": "CLIP"}, [], "against: 'CLIP' is no list. Write [CLIP]"),
+        ({"rows": {"CSLS": {}}}, [], "'CSLS' is always there"),
+        ({"rows": {"a b": {}, "a, b": {}}}, [], "'a, b' and 'a b' would share its files"),
+        ({}, ["--seeds", "0"], "--seeds 0: must be 1 or more"),
+        ({}, ["--folds", "2", "--permutations", "0"], "--permutations 0: must be 1 or more"),
         ({"extra": 1}, [], "must have exactly the keys against, rows, settings"),
         ({}, [], "no validation split to choose by"),
         ({}, ["--folds", "21"], "must be between 2 and 20"),
