@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 import time
@@ -147,7 +146,8 @@ def train(
         if settings.ranker == "allrank"
         else losses.get(settings.loss, **settings.loss_params)
     )
-    optimizer = _optimizer(model, settings)
+    optimizer = optimizer_of(model, settings)
+    step = Step(model, loss_function, optimizer, settings)
     steps = math.ceil(len(tensors) / settings.batch_size)
     state = _State(checkpoint, model, optimizer, {"settings": settings.model_dump(mode="json"), **_identity(lists)})
     state.resume()
@@ -163,7 +163,6 @@ def train(
 
     if not state.history:
         validate({"epoch": 0})
-    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
     for epoch in range(len(state.history), (last_epoch or settings.epochs) + 1):
         if epoch - 1 - state.best_epoch >= settings.patience and validation is not None:
             break
@@ -172,22 +171,16 @@ def train(
         torch.manual_seed(settings.seed * 1_000_003 + epoch)
         order = torch.randperm(len(tensors)).to(device)
         model.train()
-        for step, index in enumerate(order.split(settings.batch_size)):
-            rate = _rate((epoch - 1) * steps + step, settings.epochs * steps, settings)
+        for place, index in enumerate(order.split(settings.batch_size)):
+            rate = _rate((epoch - 1) * steps + place, settings.epochs * steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch, target = tensors.batch(index)
-            with autocast:
-                scores = model(batch)
-            loss = loss_function(scores, target)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            if not math.isfinite(value := (loss.detach() + 0 * norm).item()):
-                raise UserError(_cause(epoch, step, loss.detach(), scores.detach(), norm, settings))
-            optimizer.step()
+            try:
+                value = step(tensors, index)
+            except _NotFiniteError as error:
+                raise UserError(f"Training stopped in epoch {epoch}, step {place + 1}: {error}") from None
             total += value * len(index)
-            on_step(epoch, step + 1, steps)
+            on_step(epoch, place + 1, steps)
         seconds = time.perf_counter() - started
         validate({"epoch": epoch, "loss": total / len(tensors), "lr": rate, "seconds": seconds})
     state.load_best()
@@ -198,14 +191,49 @@ def train(
     return Trained(model.eval(), bank, state.history, state.best_epoch, calibration)
 
 
-def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """Return the optimiser of a training; with weight_decay 0 it is Adam."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)  # with weight_decay 0 it is Adam
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+
+
+class _NotFiniteError(ArithmeticError):
+    """A loss or a gradient that is not finite; the weights are as they were before the step."""
+
+
+@dataclass
+class Step:
+    """One step of a training: gather, score, loss, gradient, update."""
+
+    model: nn.Module
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    settings: Settings
+
+    def __call__(self, tensors: ListTensors, index: torch.Tensor) -> float:
+        """Take the step on the lists `index` (B,); return the loss.
+
+        Raises
+        ------
+        ArithmeticError
+            If the loss or the gradient is not finite: with the cause and the remedy, and before the weights change.
+        """
+        batch, target = tensors.batch(index)
+        with torch.autocast("cuda", torch.bfloat16, enabled=index.device.type == "cuda"):
+            scores = self.model(batch)
+        loss = self.loss(scores, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if not math.isfinite(value := (loss.detach() + 0 * norm).item()):
+            raise _NotFiniteError(_cause(loss.detach(), scores.detach(), norm, self.settings))
+        self.optimizer.step()
+        return value
 
 
 def _rate(step: int, steps: int, settings: Settings) -> float:
@@ -215,19 +243,14 @@ def _rate(step: int, steps: int, settings: Settings) -> float:
     return settings.lr * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _cause(
-    epoch: int, step: int, loss: torch.Tensor, scores: torch.Tensor, norm: torch.Tensor, settings: Settings
-) -> str:
+def _cause(loss: torch.Tensor, scores: torch.Tensor, norm: torch.Tensor, settings: Settings) -> str:
     if not bool(torch.isfinite(scores).all()):
         what = "the ranker's scores are not finite: the weights have diverged"
     elif not bool(torch.isfinite(loss)):
         what = f"the scores are finite (largest {float(scores.abs().max()):.3g}), the loss {settings.loss} is not"
     else:
         what = f"the loss is {float(loss):.3g}, but its gradient's norm is {float(norm):.3g}"
-    return (
-        f"Training stopped in epoch {epoch}, step {step + 1}: {what}. "
-        f"Lower lr (now {settings.lr:g}) or clip (now {settings.clip:g}); the best weights so far are kept."
-    )
+    return f"{what}. Lower lr (now {settings.lr:g}) or clip (now {settings.clip:g}); the best weights so far are kept."
 
 
 def _identity(lists: CandidateLists) -> dict[str, Any]:

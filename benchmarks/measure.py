@@ -1,0 +1,138 @@
+"""Comparing two ways to do the same work: alternating, in one process or in two, as ratios with their spread."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rank_xmodal.errors import UserError
+
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes
+    ----------
+    work, peer : what was done, and by what else
+    unit : of `ours` and `theirs`: "s" or "MB"
+    ours, theirs : medians over the repeats
+    ratio : theirs / ours, the median over pairs of repeats: times as fast, or as small, as the peer
+    low, high : the smallest and the largest ratio of a pair
+    at_least : the ratio that it must reach, or None where it is only reported
+    limit : the least time that this machine could do it in, in s, or None; see `matmul_rate` and `copy_rate`
+    """
+
+    work: str
+    peer: str
+    unit: str
+    ours: float
+    theirs: float
+    ratio: float
+    low: float
+    high: float
+    at_least: float | None
+    limit: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio is what it must be."""
+        return self.at_least is None or self.ratio >= self.at_least
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {**asdict(self), "met": self.met}
+
+
+def row(
+    work: str,
+    peer: str,
+    pairs: Sequence[tuple[float, float]],
+    at_least: float | None,
+    *,
+    unit: str = "s",
+    limit: float | None = None,
+) -> Row:
+    """Make a row of pairs (ours, theirs)."""
+    ratios = [theirs / ours for ours, theirs in pairs]
+    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return Row(work, peer, unit, ours, theirs, statistics.median(ratios), min(ratios), max(ratios), at_least, limit)
+
+
+def alternate(
+    ours: Callable[[], object], theirs: Callable[[], object], *, times: int = 1, repeats: int = REPEATS
+) -> list[tuple[float, float]]:
+    """Return seconds a call, (ours, theirs), for each repeat of `times` calls; who is first changes every time."""
+    for function in (ours, theirs):  # warm
+        function()
+    pairs = []
+    for repeat in range(repeats):
+        taken = {}
+        for function in (ours, theirs) if repeat % 2 == 0 else (theirs, ours):
+            started = time.perf_counter()
+            for _ in range(times):
+                function()
+            taken[function] = (time.perf_counter() - started) / times
+        pairs.append((taken[ours], taken[theirs]))
+    return pairs
+
+
+def process(command: Sequence[str | Path], *, cwd: Path | None = None) -> tuple[float, float]:
+    """Run a command; return its seconds and its peak resident memory in MB.
+
+    Raises
+    ------
+    UserError
+        With the end of what it said, if it fails.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONWARNINGS": "ignore"}
+    started = time.perf_counter()
+    child = subprocess.Popen(
+        [str(part) for part in command], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert child.stdout is not None
+    said = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise UserError(
+            f"{' '.join(map(str, command))}: exit {child.returncode}.\n{said[-2000:].decode(errors='replace')}"
+        )
+    return seconds, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+@cache
+def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
+    """Return this machine's floating-point operations a second in a plain matrix product of 1,024 x 1,024."""
+    a, b = torch.randn(2, 1024, 1024).to(dtype)
+    return 2 * 1024**3 / _fastest(lambda: a @ b)
+
+
+@cache
+def copy_rate() -> float:
+    """Return the bytes a second, read and written together, of copying 256 MB."""
+    a = torch.empty(1 << 26)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / _fastest(lambda: b.copy_(a))
+
+
+def _fastest(function: Callable[[], object], repeats: int = 10) -> float:
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - started)
+    return min(taken)

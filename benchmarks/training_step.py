@@ -1,0 +1,87 @@
+"""One training step at the paper's sizes: batch 32, 51 candidates, 1,024 features, dropout on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from benchmarks.corpus import embedding_set
+from benchmarks.measure import Row, alternate, matmul_rate, row
+from data_prep.mining.miner import mine
+from rank_xmodal import losses, settings
+from rank_xmodal.allrank_ranker import AllRankRanker, allrank_loss
+from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.list_tensors import ListTensors
+from rank_xmodal.query_bank import choose_bank, training_neighbours
+from rank_xmodal.ranker_folder import build
+from rank_xmodal.training import Step, optimizer_of, ranker_config, spread_of
+
+BATCH = 32
+LOSSES = ("lambdarank", "neuralndcg", "listnet", "ranknet")
+_BATCHES = 16  # stored features of more would only fill the memory
+
+
+def lists_of(data: EmbeddingSet) -> tuple[ListTensors, float]:
+    """Return the paper's lists of a set as tensors, and the spread of their cosines."""
+    lists = mine(data, "t2i", negatives=50, pool=200, protocol="clean", seed=0)
+    near = training_neighbours(data, "t2i", choose_bank(data, "t2i", seed=0))
+    return ListTensors.gather(data, lists, near, torch.device("cpu"), in_bank=True), spread_of(lists)
+
+
+def ours(tensors: ListTensors, spread: float, loss: str, features: str = "concat") -> Callable[[], object]:
+    """Return a function that does the next step of our training."""
+    plan = settings.parse({"features": features, "loss": loss, "device": "cpu", "batch_size": BATCH})
+    torch.manual_seed(0)
+    model = build("rank_xmodal", ranker_config(plan, tensors.queries.shape[1], spread, len(tensors))).train()
+    step = Step(model, losses.get(loss), optimizer_of(model, plan), plan)
+    order = iter(_forever(len(tensors)))
+    return lambda: step(tensors, next(order))
+
+
+def theirs(tensors: ListTensors, spread: float, loss: str) -> Callable[[], object]:
+    """Return a function that does the next step of allRank's: its model, loss and fit loop, on stored features."""
+    plan = settings.parse({"features": "concat", "ranker": "allrank", "loss": loss, "device": "cpu"})
+    torch.manual_seed(0)
+    model = build("allrank", ranker_config(plan, tensors.queries.shape[1], spread, len(tensors))).train()
+    assert isinstance(model, AllRankRanker)
+    function, optimizer = allrank_loss(loss), torch.optim.Adam(model.parameters(), lr=plan.lr)
+    stored = []
+    for index in torch.arange(_BATCHES * BATCH).split(BATCH):
+        batch, labels = tensors.batch(index)
+        pair = torch.cat([batch.query[:, None].expand_as(batch.candidates), batch.candidates], dim=-1)
+        stored.append((pair, labels.float(), torch.arange(pair.shape[1]).expand(pair.shape[:2])))
+    place = iter(_forever(_BATCHES, 1))
+
+    def step() -> None:
+        # As in allrank.training.train_utils.loss_batch
+        x, y, indices = stored[int(next(place))]
+        loss_value = function(model.model(x, y == -1, indices), y)
+        loss_value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss_value.item()
+
+    return step
+
+
+def _forever(count: int, size: int = BATCH) -> Iterator[torch.Tensor]:
+    while True:
+        yield from (part for part in torch.arange(count).split(size) if len(part) == size)
+
+
+def least_work(length: int = 51, dim: int = 512, d_model: int = 64, d_ff: int = 128, layers: int = 2) -> float:
+    """Return the floating-point operations of a step: two for each weight and place forwards, twice that backwards."""
+    places = BATCH * length
+    weights = 4 * d_model**2 + 2 * d_model * d_ff + 2 * length * d_model  # and the two products of the attention
+    # The input layer needs no gradient of its input; the query's half is needed once a list.
+    return 2 * places * (3 * layers * weights + 2 * dim * d_model) + 2 * BATCH * 2 * dim * d_model
+
+
+def rows() -> Iterator[Row]:
+    """Compare each loss of the paper."""
+    tensors, spread = lists_of(embedding_set(2_000))
+    limit = least_work() / matmul_rate()
+    for loss in LOSSES:
+        pairs = alternate(ours(tensors, spread, loss), theirs(tensors, spread, loss), times=20, repeats=7)
+        yield row(f"training step, {loss}", "allRank", pairs, 5.0 if loss == "neuralndcg" else 3.0, limit=limit)
