@@ -10,12 +10,13 @@ from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, alternate, matmul_rate, row
 from data_prep.mining.miner import mine
 from rank_xmodal import losses, settings
+from rank_xmodal.adamw import AdamW
 from rank_xmodal.allrank_ranker import AllRankRanker, allrank_loss
 from rank_xmodal.embedding_set import EmbeddingSet
 from rank_xmodal.list_tensors import ListTensors
 from rank_xmodal.query_bank import choose_bank, training_neighbours
 from rank_xmodal.ranker_folder import build
-from rank_xmodal.training import Step, optimizer_of, ranker_config, spread_of
+from rank_xmodal.training import Step, ranker_config, spread_of
 
 BATCH = 32
 LOSSES = ("lambdarank", "neuralndcg", "listnet", "ranknet")
@@ -34,7 +35,7 @@ def ours(tensors: ListTensors, spread: float, loss: str, features: str = "concat
     plan = settings.parse({"features": features, "loss": loss, "device": "cpu", "batch_size": BATCH})
     torch.manual_seed(0)
     model = build("rank_xmodal", ranker_config(plan, tensors.queries.shape[1], spread, len(tensors))).train()
-    step = Step(model, losses.get(loss), optimizer_of(model, plan), plan)
+    step = Step(model, losses.get(loss), AdamW(model.parameters(), plan.lr, plan.weight_decay), plan)
     order = iter(_forever(len(tensors)))
     return lambda: step(tensors, next(order))
 

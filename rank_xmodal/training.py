@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rank_xmodal import losses
+from rank_xmodal.adamw import AdamW
 from rank_xmodal.allrank_ranker import allrank_loss
 from rank_xmodal.calibration import Calibration
 from rank_xmodal.calibration import fit as fit_calibration
@@ -146,7 +147,7 @@ def train(
         if settings.ranker == "allrank"
         else losses.get(settings.loss, **settings.loss_params)
     )
-    optimizer = optimizer_of(model, settings)
+    optimizer = AdamW(model.parameters(), settings.lr, settings.weight_decay)
     step = Step(model, loss_function, optimizer, settings)
     steps = math.ceil(len(tensors) / settings.batch_size)
     state = _State(checkpoint, model, optimizer, {"settings": settings.model_dump(mode="json"), **_identity(lists)})
@@ -172,9 +173,7 @@ def train(
         order = torch.randperm(len(tensors)).to(device)
         model.train()
         for place, index in enumerate(order.split(settings.batch_size)):
-            rate = _rate((epoch - 1) * steps + place, settings.epochs * steps, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            optimizer.lr = _rate((epoch - 1) * steps + place, settings.epochs * steps, settings)
             try:
                 value = step(tensors, index)
             except _NotFiniteError as error:
@@ -182,24 +181,13 @@ def train(
             total += value * len(index)
             on_step(epoch, place + 1, steps)
         seconds = time.perf_counter() - started
-        validate({"epoch": epoch, "loss": total / len(tensors), "lr": rate, "seconds": seconds})
+        validate({"epoch": epoch, "loss": total / len(tensors), "lr": optimizer.lr, "seconds": seconds})
     state.load_best()
     calibration = None
     if settings.calibrate and held_out is not None:
         calibration = fit_calibration(score_lists(model, held_out), held_out.labels.cpu())
     state.remove()
     return Trained(model.eval(), bank, state.history, state.best_epoch, calibration)
-
-
-def optimizer_of(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """Return the optimiser of a training; with weight_decay 0 it is Adam."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 class _NotFiniteError(ArithmeticError):
@@ -212,7 +200,7 @@ class Step:
 
     model: nn.Module
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     settings: Settings
 
     def __call__(self, tensors: ListTensors, index: torch.Tensor) -> float:
@@ -227,7 +215,7 @@ class Step:
         with torch.autocast("cuda", torch.bfloat16, enabled=index.device.type == "cuda"):
             scores = self.model(batch)
         loss = self.loss(scores, target)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         if not math.isfinite(value := (loss.detach() + 0 * norm).item()):
@@ -260,9 +248,7 @@ def _identity(lists: CandidateLists) -> dict[str, Any]:
 class _State:
     """The state after an epoch, in memory and, where there is a folder for it, on disk."""
 
-    def __init__(
-        self, folder: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]
-    ) -> None:
+    def __init__(self, folder: Path | None, model: nn.Module, optimizer: AdamW, identity: dict[str, Any]) -> None:
         self.folder, self.model, self.optimizer, self.identity = folder, model, optimizer, identity
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
@@ -278,11 +264,7 @@ class _State:
             self.best_epoch, self.best = int(figures["epoch"]), self._weights()
         if self.folder is None:
             return
-        moments = {
-            f"optimizer.{number}.{name}": value.detach().cpu().contiguous()
-            for number, entry in self.optimizer.state_dict()["state"].items()
-            for name, value in entry.items()
-        }
+        moments = {f"optimizer.{name}": value.cpu().contiguous() for name, value in self.optimizer.state().items()}
         tensors = {
             **{f"best.{name}": value for name, value in self.best.items()},
             **{f"now.{name}": value.contiguous() for name, value in self._weights().items()},
@@ -326,14 +308,11 @@ class _State:
             tensors = load_file(self.folder / "state.safetensors")
         except (SafetensorError, FileNotFoundError) as error:
             raise UserError(f"{self.folder}: its state can't be read ({error}). Delete the folder.") from error
+        if "optimizer.step.0" not in tensors:
+            raise UserError(f"{self.folder}: the state of another version of rank_xmodal. Delete the folder.")
         self.model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("now.")})
         self.best = {k[5:]: v for k, v in tensors.items() if k.startswith("best.")}
-        entries: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, number, name = key.split(".", 2)
-                entries.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
+        self.optimizer.load({k[10:]: v for k, v in tensors.items() if k.startswith("optimizer.")})
         self.highest = tensors["highest"]
         self.history, self.best_epoch = facts["history"], facts["best_epoch"]
 
