@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,11 @@ class ListTensors:
 
     def __len__(self) -> int:
         return len(self.query_row)
+
+    def first(self, count: int) -> ListTensors:
+        """Return the first lists alone, on the same tables."""
+        cut = {name: getattr(self, name)[:count] for name in ("query_row", "rows", "labels", "cosine")}
+        return replace(self, **cut)
 
     def batch(self, index: torch.Tensor) -> tuple[ListBatch, torch.Tensor]:
         """Return the lists `index` (B,) as a batch in float32, and their labels (B, L)."""

@@ -1,0 +1,143 @@
+"""Our stages and the peers', alternating, on the same data and threads: ``python -m benchmarks [NAME ...]``.
+
+Writes benchmarks/results.json, a table (benchmarks/README.md) and a plot; exits with 1 if a ratio is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import growth
+from benchmarks.measure import Row, copy_rate, matmul_rate
+from rank_xmodal.errors import UserError
+from rank_xmodal.files import read_json, replacing, write_json
+
+FOLDER = Path(__file__).parent
+NAMES = ("training_step", "losses_alone", "scoring", "end_to_end", "mining", "memory", "encoding", "growth")
+_PACKAGES = ("torch", "allRank", "sentence-transformers", "faiss-cpu", "open_clip_torch", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the figures were measured on."""
+    try:
+        cpu = next(
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        )
+    except (OSError, StopIteration):
+        cpu = platform.processor()
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "float32 matrix product, GFLOP/s": round(matmul_rate() / 1e9, 1),
+        "bf16 matrix product, GFLOP/s": round(matmul_rate(torch.bfloat16) / 1e9, 1),
+        "copy, GB/s": round(copy_rate() / 1e9, 1),
+        "python": platform.python_version(),
+        "packages": versions,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the results as a page."""
+    facts = results["machine"]
+    lines = [
+        "# Benchmarks",
+        "",
+        "`make bench` measures this table anew: both sides on the same data and the same number of threads,",
+        "alternating; medians, and the ratio's smallest and largest value over the repeats. A ratio is how many times as",
+        "fast, or as small, as the peer. The limit is the least time that the floating-point operations take at the rate",
+        "of this machine's float32 matrix product.",
+        "",
+        f"Measured on {facts['cpu']}, {facts['threads']} threads, {facts['capability']}: "
+        f"{facts['float32 matrix product, GFLOP/s']} GFLOP/s in float32, "
+        f"{facts['bf16 matrix product, GFLOP/s']} in bf16, copies {facts['copy, GB/s']} GB/s; Python {facts['python']}, "
+        + ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
+        + ".",
+        "",
+        "| work | peer | ours | theirs | ratio | range | at least | limit |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for line in (line for name in NAMES for line in results["rows"].get(name, [])):
+        asked = "" if line["at_least"] is None else f"{line['at_least']:.2f}" + ("" if line["met"] else ", **missed**")
+        limit = "" if line["limit"] is None else _quantity(line["limit"], "s")
+        lines.append(
+            f"| {line['work']} | {line['peer']} | {_quantity(line['ours'], line['unit'])} | "
+            f"{_quantity(line['theirs'], line['unit'])} | {line['ratio']:.2f} | "
+            f"{line['low']:.2f} to {line['high']:.2f} | {asked} | {limit} |"
+        )
+    if curves := results["rows"].get("growth"):
+        lines += ["", "## Growth", "", "![Time and memory against size](growth.png)", ""]
+        lines += [
+            "| work | sizes | seconds | MB, peak of the process | time ~ size to the power of |",
+            "|---|---|---|---|---:|",
+        ]
+        for curve in curves:
+            lines.append(
+                f"| {curve['curve']} | {', '.join(f'{size:,}' for size in curve['sizes'])} | "
+                f"{', '.join(f'{x:.1f}' for x in curve['seconds'])} | "
+                f"{', '.join(f'{x:.0f}' for x in curve['megabytes'])} | {curve['exponent']:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "s":
+        return f"{1e3 * value:.1f} ms" if value < 1 else f"{value:.1f} s"
+    return f"{value:,.0f} {unit}"
+
+
+def main() -> int:
+    """Measure what is asked for, keep the rest as it was measured, write, and say what was missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; by default all")
+    asked = parser.parse_args().names or list(NAMES)
+    if unknown := [name for name in asked if name not in NAMES]:
+        parser.error(f"{unknown[0]!r}: no such benchmark; there are {', '.join(NAMES)}")
+    path = FOLDER / "results.json"
+    results: dict[str, Any] = {"machine": machine(), "rows": {}}
+    if path.is_file() and len(asked) < len(NAMES):
+        kept = read_json(path)
+        if kept["machine"] == {**results["machine"], **{k: v for k, v in kept["machine"].items() if "/s" in k}}:
+            results = kept
+    for name in asked:
+        started = time.perf_counter()
+        try:
+            if name == "growth":
+                results["rows"][name] = growth.measure()
+                growth.plot(results["rows"][name], FOLDER / "growth.png")
+            else:
+                found: list[Row] = list(importlib.import_module(f"benchmarks.{name}").rows())
+                results["rows"][name] = [line.as_dict() for line in found]
+        except UserError as error:
+            print(f"bench: {name}: {error}", file=sys.stderr)
+            return 2
+        write_json(path, results)
+        with replacing(FOLDER / "README.md") as part:
+            part.write_text(table(results), encoding="utf-8")
+        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    print(table(results))
+    missed = [line for name in NAMES if name != "growth" for line in results["rows"].get(name, []) if not line["met"]]
+    for line in missed:
+        print(f"missed: {line['work']} against {line['peer']}: {line['ratio']:.2f}, at least {line['at_least']:.2f}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

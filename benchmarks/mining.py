@@ -1,0 +1,156 @@
+"""Exact top-50 mining, 145,000 captions against 29,000 images and back, d = 512, on a tenth of the queries.
+
+The work is proportional to the queries; all candidates are there. What is compared returns the same ids (checked).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.corpus import embedding_set
+from benchmarks.measure import Row, alternate, row
+from data_prep.mining.miner import mine
+from rank_xmodal.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.errors import UserError
+from rank_xmodal.topk import top_candidates
+from rank_xmodal.torchvision_ops import make_importable
+
+IMAGES, CAPTIONS, SHARE, K = 29_000, 5, 10, 51
+Pairs = list[tuple[float, float]]
+
+
+def rows() -> Iterator[Row]:
+    """Compare with the bare product, with faiss and with sentence-transformers."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing: run `make bench`, or pip install '.[bench]'.") from error
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    data = embedding_set(IMAGES, captions=CAPTIONS)
+    against: dict[str, list[Pairs]] = {"product": [], "faiss": [], "sentence": []}
+    for direction in ("t2i", "i2t"):
+        part = _first_queries(data, direction, len(data.queries(direction)) // SHARE)  # type: ignore[arg-type]
+        queries, candidates = part.queries(direction), part.candidates(direction)  # type: ignore[arg-type]
+        q, c = (np.asarray(x, dtype=np.float32) for x in (queries, candidates))
+        search = lambda q=q, c=c: faiss.knn(q, c, K, metric=faiss.METRIC_INNER_PRODUCT)  # noqa: E731
+        ours = lambda queries=queries, candidates=candidates: top_candidates(queries, candidates, K)  # noqa: E731
+        _check_same(ours()[0], search()[1], "faiss")
+        against["faiss"].append(alternate(ours, search))
+        against["product"].append(alternate(ours, _product(torch.from_numpy(q), torch.from_numpy(c))))
+        theirs = _sentence_transformers(part, direction)  # type: ignore[arg-type]
+        lists = lambda part=part, direction=direction: mine(  # noqa: E731
+            part, direction, "train", negatives=K - 1, pool="all", protocol="clean", seed=0
+        )
+        mined = lists()
+        _check_same(
+            mined.candidates, theirs()[: len(mined.candidates)], "sentence-transformers", positives=mined.labels
+        )
+        against["sentence"].append(alternate(lists, theirs))
+    both = {
+        name: [(a[0] + b[0], a[1] + b[1]) for a, b in zip(*measured, strict=True)] for name, measured in against.items()
+    }
+    work = f"mining {CAPTIONS * IMAGES:,} x {IMAGES:,}, both directions, 1/{SHARE} of the queries"
+    yield row(work, "sentence-transformers mine_hard_negatives", both["sentence"], 5.0)
+    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    yield row(work, "faiss.knn", both["faiss"], 1.5 if bf16 else 1.0)
+    yield row(work, "the bare float32 product", both["product"], 1 / 1.5)
+
+
+def _first_queries(data: EmbeddingSet, direction: Direction, count: int) -> EmbeddingSet:
+    """Return the set with its first queries alone, and all candidates."""
+    side = "text" if direction == "t2i" else "image"
+    kept = data.relevance[data.relevance[side] < count].reset_index(drop=True)
+    if direction == "t2i":
+        return dataclasses.replace(
+            data, text_emb=data.text_emb[:count], texts=data.texts[:count], relevance=kept, meta={**data.meta}
+        )
+    return dataclasses.replace(
+        data, image_emb=data.image_emb[:count], images=data.images[:count], relevance=kept, meta={**data.meta}
+    )
+
+
+def _product(queries: torch.Tensor, candidates: torch.Tensor) -> Callable[[], object]:
+    """Return the product of all with all in float32, a block of queries at a time, into the same memory."""
+    out = torch.empty(512, len(candidates))
+
+    def product() -> None:
+        for block in queries.split(512):
+            torch.mm(block, candidates.T, out=out[: len(block)])
+
+    return product
+
+
+class _Stored:
+    """What `mine_hard_negatives` takes for a model: looks up embeddings that are there already."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, queries: np.ndarray, candidates: np.ndarray) -> None:
+        self.queries, self.candidates = queries, candidates
+
+    def encode_query(self, names: list[str], **_: Any) -> np.ndarray:
+        return self.queries[[int(name[1:]) for name in names]]
+
+    def encode_document(self, names: list[str], **_: Any) -> np.ndarray:
+        return self.candidates[[int(name[1:]) for name in names]]
+
+    def get_embedding_dimension(self) -> int:
+        return self.queries.shape[1]
+
+    @staticmethod
+    def similarity(a: Any, b: Any) -> torch.Tensor:
+        return torch.as_tensor(a) @ torch.as_tensor(b).T
+
+    @staticmethod
+    def similarity_pairwise(a: Any, b: Any) -> torch.Tensor:
+        return (torch.as_tensor(a) * torch.as_tensor(b)).sum(dim=1)
+
+
+def _sentence_transformers(data: EmbeddingSet, direction: Direction) -> Callable[[], np.ndarray]:
+    """Return a call of `mine_hard_negatives` with its defaults, lists as output; it returns rows, the negatives."""
+    make_importable()
+    import datasets
+    from sentence_transformers.util import mine_hard_negatives
+
+    asked, found = ("text", "image") if direction == "t2i" else ("image", "text")
+    model = _Stored(*(np.asarray(x, dtype=np.float32) for x in (data.queries(direction), data.candidates(direction))))
+    pairs = datasets.Dataset.from_dict(
+        {
+            "anchor": [f"q{i}" for i in data.relevance[asked]],
+            "positive": [f"c{i}" for i in data.relevance[found]],
+        }
+    )
+    corpus = [f"c{i}" for i in range(len(data.candidates(direction)))]
+
+    def call() -> np.ndarray:
+        mined = mine_hard_negatives(
+            pairs, model, corpus=corpus, num_negatives=K - 1, output_format="n-tuple", verbose=False
+        )
+        columns = [np.array([int(name[1:]) for name in mined[f"negative_{i}"][:256]]) for i in range(1, K)]
+        return np.stack(columns, axis=1)
+
+    return call
+
+
+def _check_same(ours: np.ndarray, theirs: np.ndarray, who: str, *, positives: np.ndarray | None = None) -> None:
+    """Check that the rows agree but for ties within rounding, of which there are few.
+
+    Raises
+    ------
+    UserError
+        If more than one in a thousand differ.
+    """
+    if positives is not None:
+        count = min(len(ours), len(theirs))
+        ours = np.stack([line[mask == 0][: K - 1] for line, mask in zip(ours[:count], positives[:count], strict=True)])
+        theirs = theirs[:count]
+    missing = np.mean([len(np.setdiff1d(a, b)) for a, b in zip(ours, theirs, strict=True)]) / ours.shape[1]
+    if missing > 1e-3:
+        raise UserError(
+            f"mining: {100 * missing:.2f} % of the ids differ from those of {who}: this would compare nothing."
+        )
