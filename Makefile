@@ -20,7 +20,7 @@ NAME = $(notdir $(patsubst %/,%,$(DATA)))
 SUFFIX = $(if $(filter concat,$(FEATURES)),-concat)$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
 LOSSES := lambdarank neuralndcg listnet ranknet
 
-.PHONY: help setup demo data verify-flickr30k verify-coco $(LOSSES) compare ablation crossval grid paper ui test lint clean
+.PHONY: help setup demo data verify-flickr30k verify-coco $(LOSSES) compare ablation crossval grid paper baselines bench ui test lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
@@ -77,8 +77,17 @@ grid: setup  ## Grid search over the model's sizes and lr, both directions, judg
 	    $(if $(EPOCHS),--set epochs=$(EPOCHS)) || exit $$?; \
 	done
 
+TABLE = $(BIN)/python -m experiments.paper --data $(DATA) $(if $(filter full,$(PAPER)),--full) $(if $(EPOCHS),--epochs $(EPOCHS))
+
 paper: setup  ## The paper's Table 2, four losses and all baselines on the same lists; PAPER=full: 100 epochs, 5 seeds
-	$(BIN)/python -m experiments.paper --data $(DATA) $(if $(filter full,$(PAPER)),--full) $(if $(EPOCHS),--epochs $(EPOCHS))
+	$(TABLE)
+
+baselines: setup  ## CLIP, CSLS, CCA, DCCA, CMPM, VSE++ and our ranker on CLIP's top 51 of the test gallery
+	$(TABLE) --baselines
+
+bench: setup  ## Our stages against allRank, sentence-transformers and faiss; exits with 1 if a ratio is missed (an hour)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks
 
 crossval: FOLDS := $(or $(FOLDS),5)
 crossval: setup  ## The four losses over folds of a small set, against CLIP and CSLS

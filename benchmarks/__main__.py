@@ -61,13 +61,14 @@ def table(results: dict[str, Any]) -> str:
         "# Benchmarks",
         "",
         "`make bench` measures this table anew: both sides on the same data and the same number of threads,",
-        "alternating; medians, and the ratio's smallest and largest value over the repeats. A ratio is how many times as",
-        "fast, or as small, as the peer. The limit is the least time that the floating-point operations take at the rate",
-        "of this machine's float32 matrix product.",
+        "alternating; medians, and the ratio's smallest and largest value over the repeats. A ratio is how many times",
+        "as fast, or as small, as the peer. The limit is the least time that the floating-point operations take at the",
+        "rate of this machine's float32 matrix product.",
         "",
         f"Measured on {facts['cpu']}, {facts['threads']} threads, {facts['capability']}: "
         f"{facts['float32 matrix product, GFLOP/s']} GFLOP/s in float32, "
-        f"{facts['bf16 matrix product, GFLOP/s']} in bf16, copies {facts['copy, GB/s']} GB/s; Python {facts['python']}, "
+        f"{facts['bf16 matrix product, GFLOP/s']} in bf16, copies {facts['copy, GB/s']} GB/s; "
+        f"Python {facts['python']}, "
         + ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
         + ".",
         "",

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pandas as pd
 import torch
 from PIL import Image
@@ -18,6 +17,7 @@ from benchmarks.measure import Row, alternate, row
 from data_prep.datasets.folder import load_folder
 from data_prep.embed import embed
 from data_prep.encoder import load_encoder
+from data_prep.weights import import_open_clip
 
 MODEL, IMAGES, BATCH = "ViT-B-32-quickgelu", 192, 64
 SIZE = (500, 375)  # pixels, as Flickr30K's photographs have
@@ -28,7 +28,9 @@ def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.manual_seed(0)
-        save_file(open_clip.create_model(MODEL).state_dict(), folder / "weights.safetensors")  # speed needs no training
+        save_file(
+            import_open_clip().create_model(MODEL).state_dict(), folder / "weights.safetensors"
+        )  # speed needs no training
         _draw(folder / "images")
         encoder = load_encoder(MODEL, str(folder / "weights.safetensors"), device="cpu", say=lambda text: None)
         corpus = load_folder(folder / "images")

@@ -26,7 +26,14 @@ def rows(repeats: int = 5) -> Iterator[Row]:
         for repeat in range(repeats):
             taken = {}
             for who in ("our_main", "allrank_main") if repeat % 2 == 0 else ("allrank_main", "our_main"):
-                command = [sys.executable, "-m", f"benchmarks.{who}", folder / "set", folder / who, str(EPOCHS)]
+                command: list[str | Path] = [
+                    sys.executable,
+                    "-m",
+                    f"benchmarks.{who}",
+                    folder / "set",
+                    folder / who,
+                    str(EPOCHS),
+                ]
                 taken[who] = process(command)
                 shutil.rmtree(folder / who)
             measured.append((taken["our_main"], taken["allrank_main"]))

@@ -39,7 +39,7 @@ def rows() -> Iterator[Row]:
         q, c = (np.asarray(x, dtype=np.float32) for x in (queries, candidates))
         search = lambda q=q, c=c: faiss.knn(q, c, K, metric=faiss.METRIC_INNER_PRODUCT)  # noqa: E731
         ours = lambda queries=queries, candidates=candidates: top_candidates(queries, candidates, K)  # noqa: E731
-        _check_same(ours()[0], search()[1], "faiss")
+        _check_same(ours()[0], np.asarray(search()[1]), "faiss")
         against["faiss"].append(alternate(ours, search))
         against["product"].append(alternate(ours, _product(torch.from_numpy(q), torch.from_numpy(c))))
         theirs = _sentence_transformers(part, direction)  # type: ignore[arg-type]
@@ -129,7 +129,12 @@ def _sentence_transformers(data: EmbeddingSet, direction: Direction) -> Callable
 
     def call() -> np.ndarray:
         mined = mine_hard_negatives(
-            pairs, model, corpus=corpus, num_negatives=K - 1, output_format="n-tuple", verbose=False
+            pairs,
+            model,  # type: ignore[arg-type]
+            corpus=corpus,
+            num_negatives=K - 1,
+            output_format="n-tuple",
+            verbose=False,
         )
         columns = [np.array([int(name[1:]) for name in mined[f"negative_{i}"][:256]]) for i in range(1, K)]
         return np.stack(columns, axis=1)

@@ -9,7 +9,7 @@ import torch
 
 from data_prep.mining.miner import mine
 from experiments import paper, reading_the_table
-from rank_xmodal.evaluation import per_query
+from rank_xmodal.evaluation import first_stage, mean, per_query
 from rank_xmodal.tracking import read_runs
 
 
@@ -39,7 +39,7 @@ def test_a_small_table_is_filled_tracked_and_kept(random_set, tmp_path, capsys, 
     for word in ("text to image", "CCA", "ours, ListNet", "29.46 / 83.46 / 90.30", "docs/reading-the-table.md"):
         assert word in text
     table = pd.read_csv(tmp_path / "o" / "table.csv").set_index(["protocol", "direction", "method"])
-    assert list(table.index) == [(p, d, r.label) for p in ("paper", "clean") for d in ("t2i", "i2t") for r in rows]
+    assert list(table.index) == [(p, d, r.label) for p in paper.PROTOCOLS for d in ("t2i", "i2t") for r in rows]
     trials = [
         100 * pd.read_parquet(tmp_path / "o" / "trials" / f"clean-i2t-ListNet-{seed}.parquet")["ranker/R@5"].mean()
         for seed in (0, 1)
@@ -49,11 +49,48 @@ def test_a_small_table_is_filled_tracked_and_kept(random_set, tmp_path, capsys, 
     assert line["R@5 std"] == pytest.approx(np.std(trials, ddof=1), rel=1e-4, abs=1e-9)
     assert line["R@5 published"] == 57.50
     markdown = (tmp_path / "o" / "table.md").read_text().splitlines()
-    assert [row.count("|") for row in markdown[: 2 + 2 * len(rows)]] == [7] * (2 + 2 * len(rows))
-    assert len(read_runs(tmp_path / "mlruns", "paper random")) == 16
+    assert [row.count("|") for row in markdown[: 2 + 3 * len(rows)]] == [7] * (2 + 3 * len(rows))
+    assert len(read_runs(tmp_path / "mlruns", "paper random")) == 24
     monkeypatch.setattr(paper, "scorer", None)
     paper.main([*call, "--mlruns", str(tmp_path / "mlruns")])
     assert capsys.readouterr().out == text
+
+
+def test_a_method_is_trained_once_for_all_protocols_it_can_serve(random_set, tmp_path, monkeypatch):
+    data = random_set(["train"] * 90 + ["val"] * 20 + ["test"] * 80).write(tmp_path / "set")
+    asked, real = [], paper.scorer
+    monkeypatch.setattr(
+        paper, "scorer", lambda method, *rest: (asked.append((method.label, rest[2])), real(method, *rest))[1]
+    )
+    rows = [row for row in paper.methods(1) if row.label in ("CLIP", "RankNet", "ours, ListNet")]
+    for row in rows:
+        list(paper.trials(row, data, "t2i", paper.PROTOCOLS, 0, "cpu", tmp_path / "trials"))
+    assert asked == [("CLIP", "natural"), ("RankNet", "paper"), ("RankNet", "clean"), ("ours, ListNet", "natural")]
+
+
+def test_gallery_is_what_evaluate_counts(random_set, tmp_path):
+    data = random_set(["train"] * 90 + ["test"] * 80).write(tmp_path / "set")
+    paper.main(
+        [
+            "--data",
+            str(data.root),
+            "--baselines",
+            "--epochs",
+            "1",
+            "--out",
+            str(tmp_path / "o"),
+            "--mlruns",
+            str(tmp_path / "m"),
+        ]
+    )
+    table = pd.read_csv(tmp_path / "o" / "table.csv").set_index(["direction", "method"])
+    assert set(table["protocol"]) == {"gallery"}
+    assert "VSE++" in table.loc["t2i"].index
+    assert "RankNet" not in table.loc["t2i"].index
+    for direction in ("t2i", "i2t"):
+        stage = first_stage(data, direction, "test")
+        values = mean(per_query(torch.from_numpy(stage.lists.cosine), stage))
+        assert table.loc[(direction, "CLIP"), "R@1"] == pytest.approx(100 * float(values["R@1"]), rel=1e-5)
 
 
 def test_a_set_that_is_too_small_is_refused(random_set, tmp_path, capsys):
