@@ -125,6 +125,10 @@ class LowRank(nn.Module):
         """Return the correction of x."""
         return self.up(self.down(x)) * self.down.out_features**-0.5
 
+    def transposed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the transposed map of x: forward(c) . x = c . transposed(x)."""
+        return F.linear(F.linear(x, self.up.weight.T), self.down.weight.T) * self.down.out_features**-0.5
+
 
 class ContextAwareRanker(nn.Module):
     """Score the candidates of a list in sight of one another.
@@ -206,9 +210,9 @@ class ContextAwareRanker(nn.Module):
                 taken = penalties(batch.neighbour_cosine, batch.mask) * (_FAST * self.penalty_weight)
                 first = first - taken.sum(-1)
             if self.query_map is not None and self.candidate_map is not None:
-                # (q + dq) . (c + dc) - q . c, without the difference of two large numbers
-                dq, dc = self.query_map(batch.query), self.candidate_map(batch.candidates)
-                gain = torch.einsum("bld,bd->bl", dc, batch.query + dq)
-                first = first + gain + torch.einsum("bld,bd->bl", batch.candidates, dq)
+                # (q + Q q) . (c + C c) - q . c = c . (Q q + C^T (q + Q q)): one vector a list, and no map of candidates
+                moved = self.query_map(batch.query)
+                moved = moved + self.candidate_map.transposed(batch.query + moved)
+                first = first + torch.einsum("bld,bd->bl", batch.candidates, moved)
             scores = scores + first / self.config.spread
         return scores

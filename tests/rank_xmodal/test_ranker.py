@@ -278,3 +278,20 @@ def test_scores_are_float32(corpus, kind):
         scores = ranker(lists)
     assert scores.dtype == torch.float32
     assert torch.equal(scores, lists.cosine / 0.03), "the first stage's score is never rounded"
+
+
+def test_the_bilinear_block_is_the_corrected_cosine_though_no_candidate_is_mapped(corpus):
+    torch.manual_seed(0)
+    model = ContextAwareRanker(RankerConfig(dim=DIM, blocks=("bilinear",), layers=0, spread=1.0))
+    for low_rank in (model.query_map, model.candidate_map):
+        nn.init.normal_(low_rank.up.weight)
+    lists = corpus.random_batch()
+    query = lists.query + model.query_map(lists.query)
+    corrected = torch.einsum("bld,bd->bl", lists.candidates + model.candidate_map(lists.candidates), query)
+    expected = lists.cosine + corrected - torch.einsum("bld,bd->bl", lists.candidates, lists.query)
+    close(model(lists), expected)
+    weights = [*model.query_map.parameters(), *model.candidate_map.parameters()]
+    for found, wanted in zip(
+        *(torch.autograd.grad(scores.sigmoid().sum(), weights) for scores in (model(lists), expected)), strict=True
+    ):
+        close(found, wanted)
