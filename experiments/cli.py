@@ -246,8 +246,7 @@ def evaluate(
 
     opened = EmbeddingSet.open(data)
     reranker = Reranker.from_pretrained(run, device)
-    if reranker.dim != opened.dim:
-        raise UserError(f"{run}: takes embeddings {reranker.dim} wide, those of {data} are {opened.dim} wide.")
+    reranker.check_made_for(opened, str(run))
     if confusion and not opened.labelled:
         raise UserError(f"--confusion {confusion}: {data} has no labels. Give its captions table that column.")
     direction = reranker.facts["direction"]

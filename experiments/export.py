@@ -134,12 +134,7 @@ def export_libsvm(
 
 def _open(run: Path, data: EmbeddingSet, split: str, depth: int, device: str) -> tuple[Reranker, FirstStage]:
     reranker = Reranker.from_pretrained(run, device)
-    if reranker.dim != data.dim:
-        where = data.root or data.name
-        raise UserError(
-            f"{run}: takes embeddings {reranker.dim} wide, those of {where} are {data.dim} wide. "
-            "Name an embedding set of the encoder it was trained on."
-        )
+    reranker.check_made_for(data, str(run))
     return reranker, first_stage(data, check_direction(reranker.facts["direction"]), split, depth)
 
 

@@ -104,15 +104,11 @@ def compare(
     Raises
     ------
     UserError
-        If the ranker is of another width, the test split can't be cut so, or a fold's gallery is smaller than the
+        If the ranker is of another encoder, the test split can't be cut so, or a fold's gallery is smaller than the
         depth: its lists would be shorter than those of the whole.
     """
     folds = coco_1k_folds(data) if fold_size == FOLD_SIZE else folds_of_test(data, fold_size)
-    if reranker.dim != data.dim:
-        raise UserError(
-            f"--data {data.root or data.name}: embeddings are {data.dim} wide, the ranker takes {reranker.dim}. Name "
-            "an embedding set of the encoder it was trained on."
-        )
+    reranker.check_made_for(data, "the ranker")
     direction: Direction = reranker.facts["direction"]
     smallest = min(len(part.candidate_rows(direction, "test")) for part in folds)
     if depth > smallest:

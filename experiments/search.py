@@ -46,8 +46,7 @@ def search(
         raise UserError(
             f"{run}: was trained for {direction}, it is asked with {asks}. Name a run of the other direction."
         )
-    if reranker.dim != data.dim:
-        raise UserError(f"{run}: takes embeddings {reranker.dim} wide, those of {data.root} are {data.dim} wide.")
+    reranker.check_made_for(data, str(run))
     name = data.meta.get("encoder")
     if not name:
         raise UserError(f"{data.root}: was imported and doesn't say which encoder made it; only its own rows can ask.")

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from rank_xmodal.calibration import Calibration
+from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.errors import UserError
 from rank_xmodal.query_bank import Neighbours, neighbours
 from rank_xmodal.ranker import ListBatch
 from rank_xmodal.ranker_folder import load, pick_device
@@ -71,6 +73,29 @@ class Reranker:
     def dim(self) -> int:
         """Width of the embeddings it takes."""
         return int(self.bank.shape[1])
+
+    def check_made_for(self, data: EmbeddingSet, name: str) -> None:
+        """Check that a set's embeddings are of the encoder that this ranker, called `name`, was trained with.
+
+        Raises
+        ------
+        UserError
+            If they are of another width, or of other weights where both sides say which.
+        """
+        where = data.root or data.name
+        if self.dim != data.dim:
+            raise UserError(
+                f"{name}: takes embeddings {self.dim} wide, those of {where} are {data.dim} wide. Name an embedding "
+                "set of the encoder it was trained with."
+            )
+        own = self.facts.get("encoder") or {}
+        mine, other = own.get("weights_sha256"), data.meta.get("weights_sha256")
+        if mine and other and mine != other:
+            raise UserError(
+                f"{name}: was trained with the encoder {own.get('encoder')} {own.get('pretrained')} (weights "
+                f"{mine[:12]}), {where} was made by {data.meta.get('encoder')} {data.meta.get('pretrained')} (weights "
+                f"{other[:12]}): its scores would mean nothing. Name an embedding set of its own encoder."
+            )
 
     def index(self, embeddings: np.ndarray, ids: Sequence[Any] | np.ndarray | None = None) -> Index:
         """Prepare a corpus for searching.

@@ -44,9 +44,10 @@ class _Sinkhorn(torch.autograd.Function):
         lists, length, _ = matrix.shape
         rows = matrix.new_ones(iterations + 1, lists, 1, length)
         columns = matrix.new_empty(iterations, lists, 1, length)
-        for step in range(iterations):
-            torch.bmm(rows[step], matrix, out=columns[step]).reciprocal_()
-            torch.bmm(columns[step], transposed, out=rows[step + 1]).reciprocal_()
+        # Views made all at once: an index costs a third of what a product does.
+        for row, column, after in zip(rows[:-1].unbind(), columns.unbind(), rows[1:].unbind(), strict=True):
+            torch.bmm(row, matrix, out=column).reciprocal_()
+            torch.bmm(column, transposed, out=after).reciprocal_()
         ctx.save_for_backward(matrix, transposed, rows, columns)
         return rows[-1].squeeze(1).clone(), columns[-1].squeeze(1).clone()
 
@@ -57,15 +58,15 @@ class _Sinkhorn(torch.autograd.Function):
         # d(1/x) = -dx / x^2, and the reciprocals are what was stored.
         row_slope, column_slope = rows[1:].square().neg_(), columns.square().neg_()
         d_row_sum, d_column_sum = torch.empty_like(columns), torch.empty_like(columns)
-        d_row = d_row.unsqueeze(1)
-        last = len(columns) - 1
+        steps = [tensor.unbind() for tensor in (row_slope, column_slope, d_row_sum, d_column_sum)]
+        d_row, d_column = d_row.unsqueeze(1), d_column.unsqueeze(1)
         with torch.autocast(matrix.device.type, enabled=False):
-            for step in range(last, -1, -1):
-                torch.mul(d_row, row_slope[step], out=d_row_sum[step])
-                through_column = torch.bmm(d_row_sum[step], matrix, out=d_column_sum[step])
-                if step == last:
-                    through_column += d_column.unsqueeze(1)
-                d_row = torch.bmm(through_column.mul_(column_slope[step]), transposed)
+            for number, (of_row, of_column, row_sum, column_sum) in enumerate(zip(*map(reversed, steps), strict=True)):
+                torch.mul(d_row, of_row, out=row_sum)
+                torch.bmm(row_sum, matrix, out=column_sum)
+                if number == 0:  # the last column normalisation is also a result
+                    column_sum += d_column
+                d_row = torch.bmm(column_sum.mul_(of_column), transposed)
             from_rows = torch.bmm(_by_list(d_row_sum).mT, _by_list(columns))
             return torch.baddbmm(from_rows, _by_list(rows[:-1]).mT, _by_list(d_column_sum)), None
 

@@ -141,5 +141,5 @@ def test_what_a_user_can_mend_ends_with_2(trained, capsys, more, message):
 
 def test_a_ranker_of_another_width_is_refused(trained):
     _, root = trained
-    with pytest.raises(UserError, match="embeddings are 6 wide, the ranker takes 8"):
+    with pytest.raises(UserError, match="takes embeddings 8 wide, those of corpus are 6 wide"):
         protocols.compare(corpus(40, d=6), Reranker.from_pretrained(root / "t2i", "cpu"), fold_size=20)

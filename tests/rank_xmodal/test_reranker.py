@@ -1,0 +1,39 @@
+"""The reranker in use: which embeddings it refuses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from rank_xmodal.errors import UserError
+from rank_xmodal.ranker import ContextAwareRanker, RankerConfig
+from rank_xmodal.reranker import Reranker
+
+B32 = {"encoder": "ViT-B-32", "pretrained": "openai", "weights_sha256": "a" * 64}
+B16 = {"encoder": "ViT-B-16", "pretrained": "openai", "weights_sha256": "b" * 64}
+
+
+def reranker(encoder, dim=24):
+    bank = np.eye(5, dim, dtype=np.float16)
+    return Reranker(ContextAwareRanker(RankerConfig(dim=dim)), bank, {"encoder": encoder}, torch.device("cpu"))
+
+
+def made_by(corpus, encoder):
+    data = corpus.planted(images=40)
+    return dataclasses.replace(data, meta={**data.meta, **encoder})
+
+
+def test_embeddings_of_other_weights_are_refused_though_they_are_as_wide(corpus):
+    with pytest.raises(UserError, match=r"runs/a: was trained with the encoder ViT-B-32 openai .* by ViT-B-16 openai"):
+        reranker(B32).check_made_for(made_by(corpus, B16), "runs/a")
+
+
+def test_embeddings_of_another_width_are_refused(corpus):
+    with pytest.raises(UserError, match="runs/a: takes embeddings 12 wide, those of planted 0 are 24 wide"):
+        reranker(B32, dim=12).check_made_for(made_by(corpus, B32), "runs/a")
+
+
+@pytest.mark.parametrize(("own", "other"), [(B32, B32), ({}, B32), (B32, {}), (None, {})])
+def test_the_same_weights_and_weights_nobody_knows_are_taken(corpus, own, other):
+    reranker(own).check_made_for(made_by(corpus, other), "runs/a")
