@@ -34,6 +34,11 @@ class Neighbours:
     cosine: torch.Tensor
     group: torch.Tensor
 
+    @classmethod
+    def none(cls, candidates: int) -> Neighbours:
+        """Return what a ranker without hubness needs of so many candidates: nothing."""
+        return cls(torch.empty(candidates, 0), torch.empty(candidates, 0, dtype=torch.int64))
+
     def to(self, device: torch.device) -> Neighbours:
         """Return the same on `device`."""
         return Neighbours(self.cosine.to(device), self.group.to(device))
@@ -107,7 +112,7 @@ def leave_out(cosine: torch.Tensor, group: torch.Tensor, query_group: torch.Tens
     Tensor (B, L, at most 10), float32, descending; -inf where fewer are left.
     """
     keep = min(NEIGHBOURS, cosine.shape[-1])
-    if cosine.shape[-1] == keep and not bool((query_group >= 0).any()):
+    if keep == 0 or (cosine.shape[-1] == keep and not bool((query_group >= 0).any())):
         return cosine
     same = (group == query_group[:, None, None]) & (group >= 0)
     return cosine.masked_fill(same, -torch.inf).topk(keep, dim=-1).values

@@ -27,7 +27,7 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation import FirstStage, mean, per_query, score_lists
 from rank_xmodal.files import read_json, replacing, write_json
 from rank_xmodal.list_tensors import ListTensors
-from rank_xmodal.query_bank import choose_bank, neighbours, training_neighbours
+from rank_xmodal.query_bank import Neighbours, choose_bank, neighbours, training_neighbours
 from rank_xmodal.ranker import ALL_BLOCKS, LEAN_BLOCKS, RankerConfig
 from rank_xmodal.ranker_folder import Ranker, build, pick_device
 from rank_xmodal.settings import Settings
@@ -133,15 +133,18 @@ def train(
         )
     bank_rows = choose_bank(data, direction, seed=settings.seed)
     bank = np.asarray(data.queries(direction)[bank_rows])
-    tensors = ListTensors.gather(data, lists, training_neighbours(data, direction, bank_rows), device, in_bank=True)
+    config = ranker_config(settings, data.dim, spread_of(lists), len(lists))
+    near = of_others = Neighbours.none(len(data.candidates(direction)))
+    if "hubness" in config.blocks:
+        near = training_neighbours(data, direction, bank_rows)
+        of_others = neighbours(data.candidates(direction), bank) if validation is not None else of_others
+    tensors = ListTensors.gather(data, lists, near, device, in_bank=True)
     held_out = None
     if validation is not None:
-        held_out = ListTensors.gather(
-            data, validation.lists, neighbours(data.candidates(direction), bank), device, in_bank=False
-        )
+        held_out = ListTensors.gather(data, validation.lists, of_others, device, in_bank=False)
 
     torch.manual_seed(settings.seed)
-    model = build(settings.ranker, ranker_config(settings, data.dim, spread_of(lists), len(lists))).to(device)
+    model = build(settings.ranker, config).to(device)
     loss_function = (
         allrank_loss(settings.loss)
         if settings.ranker == "allrank"

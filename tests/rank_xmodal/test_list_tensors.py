@@ -7,6 +7,7 @@ import torch
 from rank_xmodal.candidate_lists import CandidateLists
 from rank_xmodal.list_tensors import ListTensors
 from rank_xmodal.query_bank import Neighbours, query_groups, training_neighbours
+from rank_xmodal.ranker import ContextAwareRanker, RankerConfig
 
 CPU = torch.device("cpu")
 
@@ -47,6 +48,16 @@ def test_a_batch_is_a_gather(corpus, direction):
             assert torch.equal(batch.candidates[place, column], candidate)
             assert float(batch.cosine[place, column]) == float(lists.cosine[number, column])
             assert torch.equal(batch.neighbour_cosine[place, column], near.cosine[row])
+
+
+def test_a_ranker_without_hubness_needs_no_neighbours(corpus):
+    data, lists = corpus.data, some_lists()
+    bare = ListTensors.gather(data, lists, Neighbours.none(len(data.image_emb)), CPU, in_bank=True)
+    batch, _ = bare.batch(torch.arange(3))
+    assert batch.neighbour_cosine.shape == (3, 4, 0)
+    whole, _ = ListTensors.gather(data, lists, plain(len(data.image_emb)), CPU, in_bank=False).batch(torch.arange(3))
+    model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=("concat", "cosine"))).eval()
+    assert torch.equal(model(batch), model(whole))
 
 
 def test_padding_is_finite_and_masked(corpus):
