@@ -1,23 +1,21 @@
-"""Exact top-k by cosine: a fast coarse pass in float32, then an exact one over what may matter."""
+"""Exact top-k by cosine: a fast coarse pass with a proven error bound, then an exact one over what may matter."""
 
 from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-_SLACK = 16  # candidates kept beside the k, so that rounding at the boundary seldom needs the slow way
+_QUERIES = 8_192  # answered together: what is found for them is kept meanwhile
+_CHUNK = 32_768  # candidates rounded at a time
+_HEIGHT = 512  # queries and
+_TILE = 8_192  # bytes of a row of scores multiplied at a time: their maxima are taken while they are in the cache
 _GROUP = 32  # columns whose maximum stands for them
-_CHUNK = 32_768  # candidates multiplied at a time
-_NORM = 1.005  # fp16 rows of unit vectors are at most this long, squared
-
-
-def _rounding(dim: int) -> float:
-    """Return a bound on the error of a float32 inner product of two unit vectors, in whatever order it is summed.
-
-    gamma_n = n u / (1 - n u) (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1).
-    """
-    product = dim * 2.0**-24
-    return _NORM * product / (1 - product)
+_MERGE = 4  # such groups that make one where only the k-th maximum is asked
+_CLOSE = 4  # times k candidates may be too close to call before a query is asked again, more precisely
+_EXACT = 2_048  # candidates scored exactly at a time: as doubles they stay in the cache
 
 
 def top_candidates(
@@ -30,9 +28,9 @@ def top_candidates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return every query's k candidates of highest cosine, highest first, ties by ascending row.
 
-    The coarse pass keeps all whose float32 score lies within the rounding error of the k-th; those are scored again in
-    float64, in which a sum of products of fp16 numbers of unit vectors is exact. So the result depends neither on the
-    block size nor on device or thread count.
+    The coarse pass, in bfloat16 where the processor multiplies it and else in float32, keeps all whose score lies
+    within its error bound of the k-th; those are scored again in float64, in which a sum of products of fp16 numbers
+    of unit vectors is exact. So the result depends neither on the block size nor on device or thread count.
 
     Parameters
     ----------
@@ -60,74 +58,197 @@ def top_candidates(
         raise ValueError(f"queries {queries.shape} and candidates {candidates.shape} must be (n, d) and (m, d).")
     if not 1 <= k <= m:
         raise ValueError(f"k={k}: must be between 1 and {m}, the number of candidates.")
-    keep = min(k + _SLACK, m)
-    values, rows, bound = _coarse(queries, candidates, keep, torch.device(device), block_bytes)
-    cosine = exact_cosine(queries, candidates, np.arange(n), rows)
-    order = np.lexsort((rows, -cosine), axis=1)[:, :k]
-    rows, cosine = np.take_along_axis(rows, order, 1), np.take_along_axis(cosine, order, 1)
-    # Whoever was left out has a coarse score of at most `bound`; it may belong to the top k where that is this close.
-    unsure = np.flatnonzero(bound >= values[:, k - 1] - 2 * _rounding(queries.shape[1]))
-    for place in unsure:
-        rows[place], cosine[place] = _slowly(queries[place], candidates, k)
+    device = torch.device(device)
+    rows, cosine = np.empty((n, k), dtype=np.int64), np.empty((n, k), dtype=np.float32)
+    for start in range(0, n, _QUERIES):
+        part = slice(start, start + _QUERIES)
+        rows[part], cosine[part] = _top(queries[part], candidates, k, _precisions(device), device, block_bytes)
     return rows, cosine
 
 
-def _coarse(
-    queries: np.ndarray, candidates: np.ndarray, keep: int, device: torch.device, block_bytes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the `keep` highest float32 scores (descending), their rows, and a bound on all others."""
-    n, m = len(queries), len(candidates)
-    values = torch.full((n, keep), -torch.inf)
-    rows = torch.zeros((n, keep), dtype=torch.int64)
-    bound = torch.full((n,), -torch.inf)
-    for start in range(0, m, _CHUNK):
-        chunk = _on(device, candidates[start : start + _CHUNK]).T
-        height = max(1, block_bytes // (4 * chunk.shape[1]))
-        for first in range(0, n, height):
-            part = slice(first, first + height)
-            block = _on(device, queries[part]) @ chunk
-            found, columns, left = (x.cpu() for x in _top_of_block(block, min(keep, block.shape[1])))
-            both = torch.cat([values[part], found], dim=1)
-            merged = both.topk(min(keep + 1, both.shape[1]), dim=1)
-            dropped = merged.values[:, keep] if merged.values.shape[1] > keep else left
-            bound[part] = torch.maximum(bound[part], torch.maximum(left, dropped))
-            source = torch.cat([rows[part], columns + start], dim=1)
-            values[part] = merged.values[:, :keep]
-            rows[part] = source.gather(1, merged.indices[:, :keep])
-    return values.numpy(), rows.numpy(), bound.numpy()
+def _precisions(device: torch.device) -> list[torch.dtype]:
+    """Return what to multiply in, the fastest first."""
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # old versions cannot tell
+    fast = device.type == "cpu" and able.get("avx512_bf16", False)  # what has AMX has it too
+    return [torch.bfloat16, torch.float32] if fast else [torch.float32]
 
 
-def _on(device: torch.device, rows: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(rows)).to(device).float()  # a copy: torch takes no read-only memory map
+def _top(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    k: int,
+    precisions: list[torch.dtype],
+    device: torch.device,
+    block_bytes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the top k; queries with too many close candidates at one precision are asked again at the next."""
+    if not precisions:
+        rows, cosine = zip(*(_slowly(query, candidates, k) for query in queries), strict=True)
+        return np.stack(rows), np.stack(cosine)
+    query, row, crowded = _close(queries, candidates, k, precisions[0], device, block_bytes)
+    keys = _keys(_exact(queries, candidates, query, row), row)
+    count = np.bincount(query, minlength=len(queries))
+    table = np.full((len(queries), max(k, count.max())), np.iinfo(np.int64).max)
+    table[query, np.arange(len(query)) - (np.cumsum(count) - count)[query]] = keys
+    table.sort(axis=1)
+    rows, cosine = _read(table[:, :k])
+    if len(crowded):
+        rows[crowded], cosine[crowded] = _top(queries[crowded], candidates, k, precisions[1:], device, block_bytes)
+    return rows, cosine
 
 
-def _top_of_block(block: torch.Tensor, keep: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the `keep` highest entries of each row, their columns, and the highest entry left out.
+def _keys(cosine: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Return integers that ascend as float32 cosines descend and, among equal ones, as rows ascend: fast to sort."""
+    bits = (cosine + 0.0).astype(np.float32).view(np.int32)  # + 0.0: one zero, not two
+    ascending = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE 754 has sign and magnitude
+    return (~ascending).astype(np.int64) << 32 | row
 
-    The `keep` highest entries lie in the `keep` groups of columns with the highest maxima: only those are sorted.
+
+def _read(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and cosines that `_keys` was given."""
+    bits = ~(keys >> 32).astype(np.int32)
+    return keys & 0xFFFFFFFF, np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).view(np.float32)
+
+
+class _Rounded(NamedTuple):
+    rows: torch.Tensor  # (n, d), in the type to multiply in
+    norm: torch.Tensor  # (n,), lengths before rounding
+    lost: torch.Tensor  # (n,), lengths of what rounding took away
+
+
+def _rounded(rows: np.ndarray, dtype: torch.dtype, device: torch.device, centre: torch.Tensor | float) -> _Rounded:
+    """Return rows less the centre, rounded to dtype."""
+    norm, lost = torch.empty(2, len(rows), device=device)
+    result = _Rounded(torch.empty(rows.shape, dtype=dtype, device=device), norm, lost)
+    for start in range(0, len(rows), 1_024):  # stays in the cache
+        part = slice(start, start + 1_024)
+        exact = torch.from_numpy(np.array(rows[part])).to(device).float()  # a copy: torch takes no read-only memory map
+        exact -= centre
+        result.rows[part] = exact
+        norm[part] = exact.norm(dim=1)
+        lost[part] = exact.sub_(result.rows[part]).norm(dim=1)
+    return result
+
+
+def _error(asked: _Rounded, chunk: _Rounded, longest: float) -> torch.Tensor:
+    """Return a bound (n,) on the error of the coarse scores, whatever the order of summation, before their rounding.
+
+    With q' = q - e and c' = c - f, qc - q'c' = ec + q'f, so by Cauchy-Schwarz |e||c| + |q'||f| bounds what rounding
+    the vectors does. Summing in float32 adds gamma |q'||c'|, gamma = n u / (1 - n u) (Higham 2002, Accuracy and
+    Stability of Numerical Algorithms, section 3.1), and what is rounded once, the final cosines among it, some
+    2^-24 of |q| `longest`. The factor is for the roundings in this formula itself.
     """
-    height, width = block.shape
-    groups = width // _GROUP
-    if groups <= 2 * keep:
-        top = block.topk(min(keep + 1, width), dim=1)
-        left = top.values[:, keep] if width > keep else torch.full((height,), -torch.inf, device=block.device)
-        return top.values[:, :keep], top.indices[:, :keep], left
-    body = block[:, : groups * _GROUP].view(height, _GROUP, groups)  # column c is in group c % groups
-    best = body.amax(1).topk(keep + 1, dim=1)
-    columns = (best.indices[:, :keep, None] + groups * torch.arange(_GROUP, device=block.device)).flatten(1)
-    rest = torch.arange(groups * _GROUP, width, device=block.device).expand(height, -1)
-    columns = torch.cat([columns, rest], dim=1)
-    top = block.gather(1, columns).topk(keep + 1, dim=1)
-    left = torch.maximum(best.values[:, keep], top.values[:, keep])
-    return top.values[:, :keep], columns.gather(1, top.indices[:, :keep]), left
+    product = asked.rows.shape[1] * 2.0**-24
+    gamma = product / (1 - product)
+    norm, lost = chunk.norm.max(), chunk.lost.max()
+    return 1.01 * (
+        asked.lost * norm + (asked.norm + asked.lost) * (lost + gamma * (norm + lost)) + asked.norm * longest * 2.0**-21
+    )
+
+
+def _floor(kth: torch.Tensor, error: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the least coarse score that a candidate as good as the k-th can have.
+
+    Its own and the k-th's error are at most `error`, and rounding a score s to dtype is at most eps / 2 |s|.
+    """
+    eps = torch.finfo(dtype).eps
+    least = kth - eps / 2 * kth.abs() - 2 * error
+    return (least - eps * least.abs()).clamp_(min=torch.finfo(torch.float32).min)  # above the -inf of padding
+
+
+def _close(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    k: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    block_bytes: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs that may be in the top k, as queries (P,), ascending, and candidates (P,); and who has too many.
+
+    The k highest maxima of groups of columns belong to k candidates, so the k-th of them bounds the k-th score from
+    below. Only groups whose maximum comes close to it are looked into.
+    """
+    n, m = len(queries), len(candidates)
+    group = max(1, min(_GROUP, m // (8 * k)))
+    strands = -(-min(_TILE // dtype.itemsize if device.type == "cpu" else _CHUNK, m) // group)
+    tile = group * strands
+    tiles = -(-min(_CHUNK, m) // tile)
+    height = max(1, min(n, _HEIGHT, block_bytes // (tiles * tile * dtype.itemsize)))
+    block = torch.empty((tiles, height, group, strands), dtype=dtype, device=device)
+    maxima = torch.empty((height, tiles, strands), dtype=dtype, device=device)
+    asked = _rounded(queries, dtype, device, 0.0)
+    # Less any one vector, all scores of a query shift alike; less about the mean, candidates and so errors are smaller.
+    centre = torch.from_numpy(candidates[:: 1 + m // 1_024].mean(axis=0, dtype=np.float32)).to(device)
+    longest = float(centre.norm())
+    best = torch.full((n, k), -torch.inf, device=device)
+    error, floor = torch.zeros(n, device=device), torch.zeros(n, device=device)
+    crowded = torch.zeros(n, dtype=torch.bool, device=device)
+    found = []
+    for start in range(0, m, _CHUNK):
+        chunk = _rounded(candidates[start : start + _CHUNK], dtype, device, centre)
+        error = torch.maximum(error, _error(asked, chunk, longest + float(chunk.norm.max())))
+        rights = chunk.rows.split(tile)
+        block.view(tiles, height, tile)[len(rights) - 1, :, len(rights[-1]) :] = -torch.inf
+        for first in range(0, n, height):
+            part = slice(first, min(first + height, n))
+            high = part.stop - first
+            scores, highest = block[:, :high], maxima[:high, : len(rights)]
+            for t, right in enumerate(rights):
+                torch.mm(asked.rows[part], right.T, out=scores[t].view(high, tile)[:, : len(right)])
+                torch.amax(scores[t], 1, out=highest[:, t])
+            highest = highest.flatten(1)
+            best[part] = torch.cat([best[part], _merged(highest, k).float()], dim=1).topk(k, dim=1).values
+            floor[part] = _floor(best[part, -1], error[part], dtype)
+            query, column, score = _above(floor[part], scores, highest, crowded[part], k)
+            found.append((query + first, column + start, score))
+    query, row, score = (torch.cat(x) for x in zip(*found, strict=True))
+    close = score >= floor[query]  # which has risen since
+    pairs = torch.stack(_spared(crowded, k, query[close], row[close])).cpu().numpy()
+    return *pairs[:, np.argsort(pairs[0], kind="stable")], np.flatnonzero(crowded.cpu().numpy())
+
+
+def _merged(maxima: torch.Tensor, k: int) -> torch.Tensor:
+    """Return maxima of fewer, larger groups: the k-th of them is hardly lower, and found sooner."""
+    count = max(1, min(_MERGE, maxima.shape[1] // (4 * k)))
+    width = maxima.shape[1] // count
+    return maxima[:, : count * width].view(-1, count, width).amax(1)
+
+
+def _above(
+    floor: torch.Tensor, scores: torch.Tensor, highest: torch.Tensor, crowded: torch.Tensor, k: int
+) -> tuple[torch.Tensor, ...]:
+    """Return the queries, columns and scores (P,) of the scores (tiles, n, group, strands) of at least the floor (n,).
+
+    Column c of a tile is in its group c % strands; `highest` (n, tiles * strands) are the groups' maxima.
+    """
+    _, _, group, strands = scores.shape
+    query, strand = _spared(crowded, k, *(highest >= floor[:, None]).nonzero(as_tuple=True))
+    tile, strand = strand // strands, strand % strands
+    inside = scores[tile, query, :, strand]
+    place, member = (inside >= floor[query, None]).nonzero(as_tuple=True)
+    column = (tile[place] * group + member) * strands + strand[place]
+    return _spared(crowded, k, query[place], column, inside[place, member])
+
+
+def _spared(crowded: torch.Tensor, k: int, query: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Mark in `crowded` (n,) who occurs too often in `query` (P,), and leave them out of it and the others (P,).
+
+    So memory stays bounded where many candidates are equal.
+    """
+    crowded |= torch.bincount(query, minlength=len(crowded)) > _CLOSE * k + 64
+    if not crowded.any():
+        return query, *others
+    kept = ~crowded[query]
+    return tuple(x[kept] for x in (query, *others))
 
 
 def _slowly(query: np.ndarray, candidates: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Score one query against everything, exactly: for more near-ties at the boundary than the slack holds."""
+    """Score one query against everything, exactly: for more near-ties at the boundary than are kept."""
     cosine = np.concatenate(
         [
-            candidates[start : start + _CHUNK].astype(np.float64) @ query.astype(np.float64)
-            for start in range(0, len(candidates), _CHUNK)
+            candidates[start : start + _EXACT].astype(np.float64) @ query.astype(np.float64)
+            for start in range(0, len(candidates), _EXACT)
         ]
     ).astype(np.float32)
     order = np.argsort(-cosine, kind="stable")[:k]
@@ -152,12 +273,35 @@ def exact_cosine(
     """
     count, length = candidate_rows.shape
     result = np.zeros((count, length), dtype=np.float32)
-    height = max(1, (1 << 19) // max(1, length * queries.shape[1]))  # a block of doubles that stays in the cache
+    height = max(1, min(_QUERIES, (1 << 20) // max(1, length)))  # some million pairs: memory
     for start in range(0, count, height):
         part = slice(start, start + height)
-        rows = candidate_rows[part]
-        left = torch.from_numpy(queries[query_rows[part]]).double()
-        right = torch.from_numpy(candidates[np.maximum(rows, 0).reshape(-1)]).double()
-        right = right.view(len(rows), length, -1)
-        result[part] = np.where(rows < 0, 0.0, torch.bmm(right, left[:, :, None])[:, :, 0].numpy())
+        query, place = np.nonzero(candidate_rows[part] >= 0)
+        rows = candidate_rows[part][query, place]
+        result[part][query, place] = _exact(queries[query_rows[part]], candidates, query, rows)
+    return result
+
+
+def _exact(queries: np.ndarray, candidates: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Return the float64 products (P,) of pairs of a query, ascending, and a candidate."""
+    used = np.zeros(len(candidates), dtype=bool)
+    used[row] = True
+    rows, rank = np.flatnonzero(used), np.cumsum(used) - 1
+    batch = (rank // _EXACT).astype(np.uint16)[row]
+    order = np.argsort(batch, kind="stable")  # of 16 bits, so a radix sort
+    ends = [0, *np.cumsum(np.bincount(batch))]
+    query, column = query[order], (rank % _EXACT)[row][order]
+    left = torch.from_numpy(np.array(queries)).float().double()  # straight to double is several times slower
+    result = np.empty(len(row))
+    for i, start in enumerate(range(0, len(rows), _EXACT)):
+        part = slice(ends[i], ends[i + 1])
+        right = torch.from_numpy(candidates[rows[start : start + _EXACT]]).float().double()
+        until = np.concatenate([[0], np.cumsum(np.bincount(query[part], minlength=len(queries)))])
+        columns, zeros = torch.from_numpy(column[part]), torch.zeros(part.stop - part.start, dtype=torch.float64)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+            pairs = torch.sparse_csr_tensor(
+                torch.from_numpy(until), columns, zeros, (len(left), len(right)), check_invariants=False
+            )
+        result[order[part]] = torch.sparse.sampled_addmm(pairs, left, right.T, beta=0.0).values().numpy()
     return result
