@@ -104,7 +104,7 @@ def score_lists(
     training = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):
         model.eval()
-    parts = []
+    tensors, parts = tensors.projected_by(model), []
     for index in torch.arange(len(tensors), device=tensors.rows.device).split(batch_size):
         batch, _ = tensors.batch(index)
         parts.append(model(batch).float().cpu())

@@ -10,7 +10,7 @@ import torch
 from rank_xmodal.candidate_lists import CandidateLists
 from rank_xmodal.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.query_bank import Neighbours, leave_out, query_groups
-from rank_xmodal.ranker import ListBatch
+from rank_xmodal.ranker import ContextAwareRanker, ListBatch
 
 
 @dataclass
@@ -27,6 +27,8 @@ class ListTensors:
     cosine : Tensor (Q, L), float32
     group : Tensor (n,), int64
         Siblings of each query, left out of its candidates' hubness; -1 for none.
+    projected : Tensor (m, d_model) or None
+        See `ListBatch`.
     """
 
     queries: torch.Tensor
@@ -37,6 +39,7 @@ class ListTensors:
     labels: torch.Tensor
     cosine: torch.Tensor
     group: torch.Tensor
+    projected: torch.Tensor | None = None
 
     @classmethod
     def gather(
@@ -70,6 +73,12 @@ class ListTensors:
         cut = {name: getattr(self, name)[:count] for name in ("query_row", "rows", "labels", "cosine")}
         return replace(self, **cut)
 
+    def projected_by(self, model: object) -> ListTensors:
+        """Return the lists with every candidate projected once, where the model does so and they occur more often."""
+        if not isinstance(model, ContextAwareRanker) or self.rows.numel() < len(self.candidates):
+            return self
+        return replace(self, projected=model.project(self.candidates))
+
     def batch(self, index: torch.Tensor) -> tuple[ListBatch, torch.Tensor]:
         """Return the lists `index` (B,) as a batch in float32, and their labels (B, L)."""
         # index_select copies whole rows; an index in brackets, element by element, takes many times as long.
@@ -89,6 +98,9 @@ class ListTensors:
                 cosine=self.cosine.index_select(0, index),
                 neighbour_cosine=near,
                 mask=mask,
+                projected=None
+                if self.projected is None
+                else self.projected.index_select(0, safe).unflatten(0, rows.shape),
             ),
             self.labels.index_select(0, index),
         )

@@ -66,6 +66,8 @@ class ListBatch:
         Candidates' cosines to their nearest bank queries; -inf where there are fewer.
     mask : Tensor (B, L), bool
         False at padding.
+    projected : Tensor (B, L, d_model) or None
+        The candidates as `ContextAwareRanker.project` returns them, where that was done for a whole corpus.
     """
 
     query: torch.Tensor
@@ -73,6 +75,7 @@ class ListBatch:
     cosine: torch.Tensor
     neighbour_cosine: torch.Tensor
     mask: torch.Tensor
+    projected: torch.Tensor | None = None
 
 
 class EncoderLayer(nn.Module):
@@ -175,12 +178,24 @@ class ContextAwareRanker(nn.Module):
             if low_rank is not None:
                 low_rank.initialise()
 
+    @torch.no_grad()
+    def project(self, candidates: torch.Tensor, block: int = 8_192) -> torch.Tensor | None:
+        """Return the candidates' part of the input layer, (n, d) -> (n, d_model) float32; None if it has no such part.
+
+        Half precision is taken, too.
+        """
+        if self.candidate_input is None:
+            return None
+        return torch.cat([self.candidate_input(part.float()) for part in candidates.split(block)])
+
     def features(self, batch: ListBatch) -> torch.Tensor:
         """Return the input layer's output, (B, L, d_model)."""
         config = self.config
         x = self.input_bias.expand(*batch.cosine.shape, -1)
         if self.query_input is not None and self.candidate_input is not None:
-            x = x + self.query_input(batch.query)[:, None] + self.candidate_input(batch.candidates)
+            known = batch.projected
+            x = x + self.query_input(batch.query)[:, None]
+            x = x + (self.candidate_input(batch.candidates) if known is None else known)
         if self.product_input is not None:
             # Of two vectors of length 1 the product has length 1 / sqrt(d), and its layer would learn that much slower
             # than the others: the loss then stands still for many epochs before the product is found.

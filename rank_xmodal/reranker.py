@@ -114,7 +114,9 @@ class Reranker:
         names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
         if len(names) != len(candidates):
             raise ValueError(f"{len(names)} ids for {len(candidates)} embeddings: give one id for each.")
-        return Index(self, candidates, names, neighbours(candidates, self.bank))
+        project = getattr(self.model, "project", lambda table: None)
+        projected = project(torch.from_numpy(candidates).to(self.device))
+        return Index(self, candidates, names, neighbours(candidates, self.bank), projected)
 
     def _normalised(self, embeddings: np.ndarray, what: str) -> np.ndarray:
         array = np.asarray(embeddings, dtype=np.float32)
@@ -135,6 +137,7 @@ class Index:
     candidates: np.ndarray
     ids: np.ndarray
     neighbours: Neighbours
+    projected: torch.Tensor | None = None
 
     @torch.inference_mode()
     def search(self, queries: np.ndarray, k: int = 10, batch_size: int = 256) -> Hits:
@@ -165,6 +168,7 @@ class Index:
                 cosine=torch.from_numpy(cosine[part]).to(device),
                 neighbour_cosine=self.neighbours.cosine[index].to(device),
                 mask=torch.ones(index.shape, dtype=torch.bool, device=device),
+                projected=None if self.projected is None else self.projected[index.to(device)],
             )
             scores.append(self.reranker.model(batch).float().cpu())
         found = torch.cat(scores) if scores else torch.empty(0, rows.shape[1])

@@ -1,5 +1,7 @@
 """A batch against a gather by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +99,16 @@ def test_the_embeddings_are_copied_once_and_stay_float16(corpus):
     assert tensors.queries.dtype == tensors.candidates.dtype == torch.float16
     tensors.candidates.zero_()
     assert data.image_emb.any(), "the set itself is left alone"
+
+
+def test_candidates_are_projected_once_where_they_occur_more_often(corpus):
+    data, lists = corpus.data, some_lists()
+    tensors = ListTensors.gather(data, lists, Neighbours.none(len(data.image_emb)), CPU, in_bank=False)
+    model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=("concat",))).eval()
+    assert tensors.projected_by(model).projected is None, "12 places, 400 candidates"
+    small = replace(tensors, candidates=tensors.candidates[:8])
+    known = small.projected_by(model)
+    assert known.projected.shape == (8, 8)
+    assert small.projected_by(lambda batch: batch.cosine) is small
+    index = torch.arange(3)
+    torch.testing.assert_close(model(known.batch(index)[0]), model(small.batch(index)[0]), rtol=1e-5, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -295,3 +296,13 @@ def test_the_bilinear_block_is_the_corrected_cosine_though_no_candidate_is_mappe
         *(torch.autograd.grad(scores.sigmoid().sum(), weights) for scores in (model(lists), expected)), strict=True
     ):
         close(found, wanted)
+
+
+@every_kind
+def test_a_corpus_projected_once_gives_the_same_scores(corpus, options):
+    ranker, lists = trained(**options), corpus.random_batch()
+    known = ranker.project(lists.candidates.flatten(0, 1), block=5)
+    if known is None:
+        assert "concat" not in ranker.config.blocks
+        return
+    close(ranker(replace(lists, projected=known.unflatten(0, lists.cosine.shape))), ranker(lists))
