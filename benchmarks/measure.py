@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -89,7 +91,20 @@ def alternate(
     return pairs
 
 
-def process(command: Sequence[str | Path], *, cwd: Path | None = None) -> tuple[float, float]:
+# A process counts the memory of whoever started it as its own peak: a small one has to stand between.
+_LAUNCH = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+child = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+said = child.stdout.read().decode(errors="replace")
+_, status, usage = os.wait4(child.pid, 0)
+facts = [os.waitstatus_to_exitcode(status), time.perf_counter() - started, usage.ru_maxrss, said[-2000:]]
+with open(sys.argv[1], "w") as note:
+    json.dump(facts, note)
+"""
+
+
+def process(command: Sequence[str | Path]) -> tuple[float, float]:
     """Run a command; return its seconds and its peak resident memory in MB.
 
     Raises
@@ -98,20 +113,14 @@ def process(command: Sequence[str | Path], *, cwd: Path | None = None) -> tuple[
         With the end of what it said, if it fails.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONWARNINGS": "ignore"}
-    started = time.perf_counter()
-    child = subprocess.Popen(
-        [str(part) for part in command], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert child.stdout is not None
-    said = child.stdout.read()
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise UserError(
-            f"{' '.join(map(str, command))}: exit {child.returncode}.\n{said[-2000:].decode(errors='replace')}"
-        )
-    return seconds, usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+    asked = [str(part) for part in command]
+    with tempfile.TemporaryDirectory() as folder:
+        note = Path(folder) / "note.json"
+        subprocess.run([sys.executable, "-S", "-c", _LAUNCH, str(note), *asked], env=environment, check=True)
+        code, seconds, peak, said = json.loads(note.read_text())
+    if code:
+        raise UserError(f"{' '.join(asked)}: exit {code}.\n{said}")
+    return float(seconds), peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 
@@ -15,7 +16,7 @@ from rank_xmodal.allrank_ranker import AllRankRanker, allrank_loss
 from rank_xmodal.embedding_set import EmbeddingSet
 from rank_xmodal.list_tensors import ListTensors
 from rank_xmodal.query_bank import choose_bank, training_neighbours
-from rank_xmodal.ranker_folder import build
+from rank_xmodal.ranker_folder import Ranker, build
 from rank_xmodal.training import Step, ranker_config, spread_of
 
 BATCH = 32
@@ -30,11 +31,17 @@ def lists_of(data: EmbeddingSet) -> tuple[ListTensors, float]:
     return ListTensors.gather(data, lists, near, torch.device("cpu"), in_bank=True), spread_of(lists)
 
 
-def ours(tensors: ListTensors, spread: float, loss: str, features: str = "concat") -> Callable[[], object]:
-    """Return a function that does the next step of our training."""
-    plan = settings.parse({"features": features, "loss": loss, "device": "cpu", "batch_size": BATCH})
+def model_of(kind: Literal["rank_xmodal", "allrank"], tensors: ListTensors, spread: float) -> Ranker:
+    """Return an untrained ranker, "rank_xmodal" or "allrank", in the paper's sizes."""
+    plan = settings.parse({"features": "concat", "ranker": kind, "device": "cpu"})
     torch.manual_seed(0)
-    model = build("rank_xmodal", ranker_config(plan, tensors.queries.shape[1], spread, len(tensors))).train()
+    return build(kind, ranker_config(plan, tensors.queries.shape[1], spread, len(tensors))).train()
+
+
+def ours(tensors: ListTensors, spread: float, loss: str) -> Callable[[], object]:
+    """Return a function that does the next step of our training."""
+    plan = settings.parse({"features": "concat", "loss": loss, "device": "cpu", "batch_size": BATCH})
+    model = model_of("rank_xmodal", tensors, spread)
     step = Step(model, losses.get(loss), AdamW(model.parameters(), plan.lr, plan.weight_decay), plan)
     order = iter(_forever(len(tensors)))
     return lambda: step(tensors, next(order))
@@ -42,11 +49,9 @@ def ours(tensors: ListTensors, spread: float, loss: str, features: str = "concat
 
 def theirs(tensors: ListTensors, spread: float, loss: str) -> Callable[[], object]:
     """Return a function that does the next step of allRank's: its model, loss and fit loop, on stored features."""
-    plan = settings.parse({"features": "concat", "ranker": "allrank", "loss": loss, "device": "cpu"})
-    torch.manual_seed(0)
-    model = build("allrank", ranker_config(plan, tensors.queries.shape[1], spread, len(tensors))).train()
+    model = model_of("allrank", tensors, spread)
     assert isinstance(model, AllRankRanker)
-    function, optimizer = allrank_loss(loss), torch.optim.Adam(model.parameters(), lr=plan.lr)
+    function, optimizer = allrank_loss(loss), torch.optim.Adam(model.parameters(), lr=1e-3)
     stored = []
     for index in torch.arange(_BATCHES * BATCH).split(BATCH):
         batch, labels = tensors.batch(index)
