@@ -15,7 +15,7 @@ from rank_xmodal.adamw import AdamW
 from rank_xmodal.allrank_ranker import AllRankRanker, allrank_loss
 from rank_xmodal.embedding_set import EmbeddingSet
 from rank_xmodal.list_tensors import ListTensors
-from rank_xmodal.query_bank import choose_bank, training_neighbours
+from rank_xmodal.query_bank import Neighbours
 from rank_xmodal.ranker_folder import Ranker, build
 from rank_xmodal.training import Step, ranker_config, spread_of
 
@@ -27,7 +27,7 @@ _BATCHES = 16  # stored features of more would only fill the memory
 def lists_of(data: EmbeddingSet) -> tuple[ListTensors, float]:
     """Return the paper's lists of a set as tensors, and the spread of their cosines."""
     lists = mine(data, "t2i", negatives=50, pool=200, protocol="clean", seed=0)
-    near = training_neighbours(data, "t2i", choose_bank(data, "t2i", seed=0))
+    near = Neighbours.none(len(data.image_emb))  # as in a training: the recipe has no use for hubness
     return ListTensors.gather(data, lists, near, torch.device("cpu"), in_bank=True), spread_of(lists)
 
 

@@ -22,9 +22,18 @@ def dropout(x: torch.Tensor, rate: float) -> torch.Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, rate)
+    keep, scale = kept(x.shape, rate)
+    return x if keep is None else x * keep.to(x.dtype).mul_(scale)
+
+
+def kept(shape: torch.Size, rate: float) -> tuple[torch.Tensor | None, float]:
+    """Draw, on the CPU, what dropout keeps: (`shape`, uint8: 1 to keep, 0 to drop; or None for all) and the scale."""
     dropped = min(round(rate * 256), 255)
+    if dropped == 0:
+        return None, 1.0
+    size = shape.numel()
     # From the lowest int64 on: the default range would leave the highest bit of every eighth byte at 0.
-    words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    drawn = words.view(torch.uint8)[: x.numel()].view(x.shape).to(x.dtype)
-    # 0 or the scale, in floats all along: comparisons and booleans would leave the vectorised path.
-    return x * (drawn - (dropped - 1)).clamp_(0, 1).mul_(256 / (256 - dropped))
+    words = torch.empty((size + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+    drawn = words.view(torch.uint8)[:size].view(shape)
+    # In bytes and in place all along: comparisons and booleans would leave the vectorised path.
+    return drawn.clamp_(dropped - 1, dropped).sub_(dropped - 1), 256 / (256 - dropped)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rank_xmodal.attention import attention
 from rank_xmodal.dropout import dropout
 from rank_xmodal.features import cosine_features, hubness_features, penalties
 
@@ -92,21 +93,19 @@ class EncoderLayer(nn.Module):
         self.up = nn.Linear(d_model, d_ff)
         self.down = nn.Linear(d_ff, d_model)
 
-    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Map (B, L, d_model) to the same shape; `attention_mask` is (B, 1, 1, L), True where a key may be seen."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Map (B, L, d_model) to the same shape; `mask` is (B, L), True where a key may be seen."""
         rate = self.dropout if self.training else 0.0
         b, length, width = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(b, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(self.norm_attention(x))
         if rate and x.device.type == "cpu":
-            # With dropout, PyTorch's kernel for the CPU does the same sums, and draws its random numbers one by one.
-            logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-            if attention_mask is not None:
-                logits = logits.masked_fill(~attention_mask, -torch.inf)
-            seen = dropout(logits.softmax(-1), rate) @ v
+            seen = attention(qkv, self.heads, rate, mask)
         else:
-            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, dropout_p=rate)
-        x = x + dropout(self.out(seen.transpose(1, 2).reshape(b, length, width)), rate)
+            q, k, v = qkv.view(b, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+            keys = None if mask is None else mask[:, None, None, :]
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=rate)
+            seen = seen.transpose(1, 2).reshape(b, length, width)
+        x = x + dropout(self.out(seen), rate)
         hidden = dropout(F.relu(self.up(self.norm_forward(x))), rate)
         return x + dropout(self.down(hidden), rate)
 
@@ -215,7 +214,7 @@ class ContextAwareRanker(nn.Module):
         x = self.features(batch)
         whole = bool(batch.mask.all())
         # A list of padding alone would attend to nothing and give NaN: let it see itself, nobody reads its scores.
-        seen = None if whole else (batch.mask | ~batch.mask.any(-1, keepdim=True))[:, None, None, :]
+        seen = None if whole else batch.mask | ~batch.mask.any(-1, keepdim=True)
         for layer in self.encoder:
             x = layer(x, seen)
         scores = self.output(self.norm(x)).squeeze(-1).float()

@@ -11,17 +11,18 @@ from torch import Tensor
 Reduction = Literal["mean", "none"]
 
 
-def prepare(scores: Tensor, labels: Tensor, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
+def prepare(scores: Tensor, labels: Tensor, reduction: str, *, padding: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Check the input and mask its padding.
 
     Args:
         scores: (B, L) floating point.
         labels: (B, L) any dtype, finite; -1 (any negative number) marks padding.
         reduction: "mean" or "none".
+        padding: what the scores are at padding.
 
     Returns:
-        scores: (B, L) in float32 or float64, 0 at padding. The masking comes before any arithmetic, so whatever a
-            padded score holds, infinities and NaN included, neither reaches the loss nor receives a gradient.
+        scores: (B, L) in float32 or float64, `padding` at padding. The masking comes before any arithmetic, so whatever
+            a padded score holds, infinities and NaN included, neither reaches the loss nor receives a gradient.
         labels: (B, L) in the dtype of the scores, -1 at padding.
         valid: (B, L) bool, False at padding.
 
@@ -43,7 +44,7 @@ def prepare(scores: Tensor, labels: Tensor, reduction: str) -> tuple[Tensor, Ten
     dtype = torch.promote_types(scores.dtype, torch.float32)
     valid = labels >= 0
     return (
-        torch.where(valid, scores.to(dtype), 0.0),
+        torch.where(valid, scores.to(dtype), padding),
         torch.where(valid, labels.to(dtype), -1.0),
         valid,
     )

@@ -32,11 +32,12 @@ def listnet(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reducti
     doi:10.1145/1273496.1273513.
     """
     check_positive("temperature", temperature)
-    scores, labels, valid = prepare(scores, labels, reduction)
-    relevance = labels.clamp(min=0)
-    total = relevance.sum(dim=1)
     # Finite, so that 0 times the log-probability of padding is 0; its probability is exactly 0 all the same.
-    logits = (scores / temperature).masked_fill(~valid, -1e30)
-    cross_entropy = -(relevance * torch.log_softmax(logits, dim=1)).sum(dim=1)
+    scores, labels, _ = prepare(scores, labels, reduction, padding=-1e30)
+    relevance = labels.clamp(min=0)
+    total = relevance.sum(dim=1, keepdim=True)
     informative = total > 0
-    return reduce(cross_entropy / torch.where(informative, total, 1.0), informative, reduction)
+    # Everything that has no gradient comes first: on lists of this size each further step backwards counts.
+    weight = relevance / torch.where(informative, -total, 1.0)
+    log_probability = torch.log_softmax(scores if temperature == 1 else scores / temperature, dim=1)
+    return reduce((weight * log_probability).sum(dim=1), informative[:, 0], reduction)
