@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 
-from benchmarks.measure import Row, alternate, row
+from benchmarks.measure import Row, alternate_apart, row
 from rank_xmodal import losses
 from rank_xmodal.allrank_ranker import allrank_loss
 
@@ -14,24 +15,22 @@ LISTS, LENGTH = 256, 51
 TARGETS = {"ranknet": 15.0, "lambdarank": 8.0, "neuralndcg": 8.0, "listnet": 1.0}
 
 
-def rows() -> Iterator[Row]:
-    """Compare each loss of the paper."""
+def built(side: Literal["ours", "theirs"], name: str) -> Callable[[], object]:
+    """Return a function that takes a loss and its gradient."""
     torch.manual_seed(0)
+    loss = losses.get(name) if side == "ours" else allrank_loss(name)
     scores = torch.randn(LISTS, LENGTH)
     labels = torch.zeros(LISTS, LENGTH, dtype=torch.int8)
     labels[:, 0] = 1
+
+    def both_ways() -> None:
+        loss(scores.clone().requires_grad_(), labels).backward()
+
+    return both_ways
+
+
+def rows() -> Iterator[Row]:
+    """Compare each loss of the paper."""
     for name, target in TARGETS.items():
-        pairs = alternate(
-            _both_ways(losses.get(name), scores, labels), _both_ways(allrank_loss(name), scores, labels), times=5
-        )
+        pairs = alternate_apart((built, ("ours", name)), (built, ("theirs", name)), times=10, repeats=7)
         yield row(f"loss {name}, {LISTS} x {LENGTH}", "allRank", pairs, target)
-
-
-def _both_ways(
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], scores: torch.Tensor, labels: torch.Tensor
-) -> Callable[[], object]:
-    def call() -> None:
-        asked = scores.clone().requires_grad_()
-        loss(asked, labels).backward()
-
-    return call

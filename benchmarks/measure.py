@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -89,6 +90,59 @@ def alternate(
             taken[function] = (time.perf_counter() - started) / times
         pairs.append((taken[ours], taken[theirs]))
     return pairs
+
+
+Built = tuple[Callable[..., Callable[[], object]], tuple[Any, ...]]
+
+
+def alternate_apart(ours: Built, theirs: Built, *, times: int = 1, repeats: int = REPEATS) -> list[tuple[float, float]]:
+    """As `alternate`, each side in a process of its own: small work suffers from what another leaves in the caches.
+
+    Each side is a function at the top of a module and its arguments; what it returns is called and timed.
+    """
+    context = multiprocessing.get_context("spawn")
+    sides = []
+    for side in (ours, theirs):
+        here, there = context.Pipe()
+        child = context.Process(target=_serve, args=(there, torch.get_num_threads(), side), daemon=True)
+        child.start()
+        there.close()
+        sides.append((here, child))
+
+    def asked(connection: Any, count: int) -> float:
+        try:
+            connection.send(count)
+            return float(connection.recv()) / count
+        except (EOFError, OSError):
+            raise UserError("a process of the benchmark has ended; its error stands above.") from None
+
+    try:
+        for connection, _ in sides:
+            asked(connection, times)  # warm
+        pairs = []
+        for repeat in range(repeats):
+            taken = {place: asked(sides[place][0], times) for place in ((0, 1) if repeat % 2 == 0 else (1, 0))}
+            pairs.append((taken[0], taken[1]))
+        return pairs
+    finally:
+        for connection, child in sides:
+            connection.close()
+            child.join(20)
+
+
+def _serve(connection: Any, threads: int, side: Built) -> None:
+    torch.set_num_threads(threads)
+    build, arguments = side
+    function = build(*arguments)
+    while True:
+        try:
+            count = connection.recv()
+        except EOFError:
+            return
+        started = time.perf_counter()
+        for _ in range(count):
+            function()
+        connection.send(time.perf_counter() - started)
 
 
 # A process counts the memory of whoever started it as its own peak: a small one has to stand between.

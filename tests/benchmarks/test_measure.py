@@ -1,6 +1,8 @@
 """What the benchmarks report: medians of ratios, what is missed, processes that fail, and two sides alike."""
 
+import functools
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from benchmarks import measure, training_step
 from benchmarks.corpus import embedding_set, unit_rows
 from rank_xmodal.allrank_ranker import AllRankRanker
 from rank_xmodal.errors import UserError
+
+sleeping = functools.partial(functools.partial, time.sleep)  # a function that returns one
 
 
 def test_a_ratio_is_the_median_over_pairs_with_its_range():
@@ -27,6 +31,20 @@ def test_the_two_sides_alternate_and_take_turns_at_being_first():
     pairs = measure.alternate(lambda: calls.append("a"), lambda: calls.append("b"), times=1, repeats=3)
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
     assert len(pairs) == 3
+
+
+def test_sides_apart_are_timed_in_processes_of_their_own():
+    pairs = measure.alternate_apart((sleeping, (0.02,)), (sleeping, (0.08,)), times=2, repeats=3)
+    assert len(pairs) == 3
+    for ours, theirs in pairs:
+        assert 0.02 <= ours < 0.07
+        assert 0.08 <= theirs < 0.3
+
+
+def test_a_side_that_fails_ends_the_comparison(capfd):
+    with pytest.raises(UserError, match="has ended; its error stands above"):
+        measure.alternate_apart((sleeping, ("soon",)), (sleeping, (0.0,)))
+    assert "TypeError" in capfd.readouterr().err
 
 
 def test_a_process_is_timed_and_its_memory_counted():
