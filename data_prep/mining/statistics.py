@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from rank_xmodal.candidate_lists import CandidateLists
 
@@ -29,6 +27,9 @@ def similarities(cosine: np.ndarray, labels: np.ndarray) -> dict[str, list[float
 
 def format_report(lists: CandidateLists) -> str:
     """Return the table that ends a mining, as plain text."""
+    from rich.console import Console  # 0.2 s that a training which mines needn't spend
+    from rich.table import Table
+
     info: dict[str, Any] = lists.info
     table = Table(title=f"{info['direction']} {info['split']}, protocol {info['protocol']}: cosine")
     table.add_column("")
