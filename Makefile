@@ -87,7 +87,7 @@ baselines: setup  ## CLIP, CSLS, CCA, DCCA, CMPM, VSE++ and our ranker on CLIP's
 
 bench: setup  ## Our stages against allRank, sentence-transformers and faiss; exits with 1 if a ratio is missed (an hour)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
-	$(BIN)/python -m benchmarks
+	TQDM_DISABLE=1 $(BIN)/python -W ignore -m benchmarks
 
 crossval: FOLDS := $(or $(FOLDS),5)
 crossval: setup  ## The four losses over folds of a small set, against CLIP and CSLS

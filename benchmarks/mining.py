@@ -21,6 +21,7 @@ from rank_xmodal.topk import top_candidates
 from rank_xmodal.torchvision_ops import make_importable
 
 IMAGES, CAPTIONS, SHARE, K = 29_000, 5, 10, 51
+_CHECKED = 1_024  # rows of the peer's whose ids are compared with ours
 Pairs = list[tuple[float, float]]
 
 
@@ -46,10 +47,10 @@ def rows() -> Iterator[Row]:
         lists = lambda part=part, direction=direction: mine(  # noqa: E731
             part, direction, "train", negatives=K - 1, pool="all", protocol="clean", seed=0
         )
-        mined = lists()
-        _check_same(
-            mined.candidates, theirs()[: len(mined.candidates)], "sentence-transformers", positives=mined.labels
-        )
+        mined, found = lists(), theirs()
+        asked = np.searchsorted(mined.query, found[:, 0])
+        negatives = [mined.candidates[place][mined.labels[place] == 0] for place in asked]
+        _check_same(np.stack(negatives), found[:, 1:], "sentence-transformers")
         against["sentence"].append(alternate(lists, theirs))
     both = {
         name: [(a[0] + b[0], a[1] + b[1]) for a, b in zip(*measured, strict=True)] for name, measured in against.items()
@@ -112,7 +113,7 @@ class _Stored:
 
 
 def _sentence_transformers(data: EmbeddingSet, direction: Direction) -> Callable[[], np.ndarray]:
-    """Return a call of `mine_hard_negatives` with its defaults, lists as output; it returns rows, the negatives."""
+    """Return a call of `mine_hard_negatives` with its defaults; it returns some queries, each with its negatives."""
     make_importable()
     import datasets
     from sentence_transformers.util import mine_hard_negatives
@@ -136,13 +137,16 @@ def _sentence_transformers(data: EmbeddingSet, direction: Direction) -> Callable
             output_format="n-tuple",
             verbose=False,
         )
-        columns = [np.array([int(name[1:]) for name in mined[f"negative_{i}"][:256]]) for i in range(1, K)]
-        return np.stack(columns, axis=1)
+        # A query with several positives has as many rows, all with the same negatives.
+        checked = mined[:_CHECKED]
+        columns = [checked["anchor"], *(checked[f"negative_{i}"] for i in range(1, K))]
+        rows = np.array([[int(name[1:]) for name in column] for column in columns]).T
+        return rows[np.unique(rows[:, 0], return_index=True)[1]]
 
     return call
 
 
-def _check_same(ours: np.ndarray, theirs: np.ndarray, who: str, *, positives: np.ndarray | None = None) -> None:
+def _check_same(ours: np.ndarray, theirs: np.ndarray, who: str) -> None:
     """Check that the rows agree but for ties within rounding, of which there are few.
 
     Raises
@@ -150,12 +154,6 @@ def _check_same(ours: np.ndarray, theirs: np.ndarray, who: str, *, positives: np
     UserError
         If more than one in a thousand differ.
     """
-    if positives is not None:
-        count = min(len(ours), len(theirs))
-        ours = np.stack([line[mask == 0][: K - 1] for line, mask in zip(ours[:count], positives[:count], strict=True)])
-        theirs = theirs[:count]
     missing = np.mean([len(np.setdiff1d(a, b)) for a, b in zip(ours, theirs, strict=True)]) / ours.shape[1]
     if missing > 1e-3:
-        raise UserError(
-            f"mining: {100 * missing:.2f} % of the ids differ from those of {who}: this would compare nothing."
-        )
+        raise UserError(f"mining: {100 * missing:.2f} % of the ids are not those of {who}: this would compare nothing.")
