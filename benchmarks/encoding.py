@@ -33,7 +33,7 @@ def rows() -> Iterator[Row]:
         )  # speed needs no training
         _draw(folder / "images")
         encoder = load_encoder(MODEL, str(folder / "weights.safetensors"), device="cpu", say=lambda text: None)
-        corpus = load_folder(folder / "images")
+        corpus = load_folder(folder / "images", say=lambda text: None)
         pixels = torch.stack([encoder.load_image(path) for path in sorted((folder / "images").glob("*.jpg"))])
         tokens = encoder.tokenizer([f"photograph {i}" for i in range(IMAGES)])
 

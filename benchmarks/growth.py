@@ -84,14 +84,21 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(2, len(curves), figsize=(4 * len(curves), 6), squeeze=False)
     for column, curve in enumerate(curves):
         sizes = np.array(curve["sizes"], dtype=float)
-        for axis, values, unit in ((axes[0], curve["seconds"], "s"), (axes[1], curve["megabytes"], "MB")):
-            axis[column].loglog(sizes, values, "o-", color="C0")
-            axis[column].set_xticks(sizes, [f"{int(s):,}" for s in sizes], fontsize=8)
-            axis[column].minorticks_off()
-            axis[column].set_ylabel(unit)
-            axis[column].set_ylim(min(values) / 2, max(values) * 2)
-        axes[0][column].loglog(sizes, curve["seconds"][0] * sizes / sizes[0], "--", color="0.6", label="proportional")
+        first = curve["seconds"][0]
+        axes[0][column].plot(sizes, first * sizes / sizes[0], "--", color="0.6", label="proportional")
         axes[0][column].set_title(f"{curve['curve']}\ntime ~ size^{curve['exponent']:.2f}", fontsize=9)
+        for axis, values, unit in (
+            (axes[0][column], curve["seconds"], "s"),
+            (axes[1][column], curve["megabytes"], "MB"),
+        ):
+            axis.plot(sizes, values, "o-", color="C0")
+            for x, y in zip(sizes, values, strict=True):
+                text = f"{y:,.0f}" if unit == "MB" else f"{y:.2g}"
+                axis.annotate(text, (x, y), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+            axis.set(xscale="log", yscale="log", ylabel=unit, ylim=(min(values) / 2, max(values) * 2.5))
+            axis.set_xticks(sizes, [f"{int(s):,}" for s in sizes], fontsize=8)
+            axis.minorticks_off()
+            axis.margins(x=0.12)
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -20,6 +20,7 @@ from rank_xmodal.ranker_folder import load, pick_device
 from rank_xmodal.topk import top_candidates
 
 DEPTH = 50  # candidates that CLIP hands to the ranker
+_BLOCK = 16_384  # rows normalised at a time
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,18 @@ class Reranker:
         return Index(self, candidates, names, neighbours(candidates, self.bank), projected)
 
     def _normalised(self, embeddings: np.ndarray, what: str) -> np.ndarray:
-        array = np.asarray(embeddings, dtype=np.float32)
+        array = np.asarray(embeddings)
         if array.ndim != 2 or array.shape[1] != self.dim:
             raise ValueError(f"{what} have shape {array.shape}; this ranker takes (n, {self.dim}).")
-        norm = np.linalg.norm(array, axis=1, keepdims=True)
-        bad = np.flatnonzero(~(np.isfinite(norm) & (norm > 0)))
-        if len(bad):
-            raise ValueError(f"{what}: row {bad[0]} is zero or not finite.")
-        return (array / norm).astype(np.float16)
+        result = np.empty(array.shape, dtype=np.float16)
+        for start in range(0, len(array), _BLOCK):  # a corpus of millions must not stand in memory as float32
+            block = np.asarray(array[start : start + _BLOCK], dtype=np.float32)
+            norm = np.linalg.norm(block, axis=1, keepdims=True)
+            bad = np.flatnonzero(~(np.isfinite(norm) & (norm > 0)))
+            if len(bad):
+                raise ValueError(f"{what}: row {start + bad[0]} is zero or not finite.")
+            result[start : start + _BLOCK] = block / norm
+        return result
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as bench
-from benchmarks import measure, training_step
+from benchmarks import growth, measure, training_step
 from benchmarks.corpus import embedding_set, unit_rows
 from rank_xmodal.allrank_ranker import AllRankRanker
 from rank_xmodal.errors import UserError
@@ -64,9 +64,23 @@ def test_the_table_names_what_is_missed():
         measure.row("fast work", "peer", [(0.01, 0.05)], 3.0, limit=0.004).as_dict(),
         measure.row("slow work", "peer", [(20.0, 30.0)], 3.0).as_dict(),
     ]
-    page = bench.table({"machine": {**bench.machine()}, "rows": {"training_step": lines}})
+    curve = {"curve": "work", "sizes": [10, 20], "seconds": [1.0, 2.0], "megabytes": [5.0, 6.0], "exponent": 1.0}
+    page = bench.table({"machine": bench.machine(), "rows": {"training_step": lines, "growth": [curve]}})
+    assert "| work | 10, 20 | 1.0, 2.0 | 5, 6 | 1.00 |" in page
     assert "| fast work | peer | 10.0 ms | 50.0 ms | 5.00 | 5.00 to 5.00 | 3.00 | 4.0 ms |" in page
     assert "| slow work | peer | 20.0 s | 30.0 s | 1.50 | 1.50 to 1.50 | 3.00, **missed** |  |" in page
+
+
+def test_growth_is_drawn(tmp_path):
+    curve = {"curve": "work", "sizes": [10, 20], "seconds": [1.0, 2.0], "megabytes": [5.0, 6.0], "exponent": 1.0}
+    growth.plot([curve, curve], tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_a_point_of_each_curve_can_be_measured(monkeypatch):
+    monkeypatch.setattr(growth, "DIM", 16)
+    for name in growth.CURVES:
+        assert 0 < growth.one(name, 60) < 60
 
 
 def test_drawn_rows_have_length_one_and_captions_are_near_their_images():

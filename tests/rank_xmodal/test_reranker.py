@@ -37,3 +37,15 @@ def test_embeddings_of_another_width_are_refused(corpus):
 @pytest.mark.parametrize(("own", "other"), [(B32, B32), ({}, B32), (B32, {}), (None, {})])
 def test_the_same_weights_and_weights_nobody_knows_are_taken(corpus, own, other):
     reranker(own).check_made_for(made_by(corpus, other), "runs/a")
+
+
+def test_a_corpus_is_normalised_block_by_block(monkeypatch):
+    ranker = reranker(B32)
+    rows = np.random.default_rng(0).normal(size=(10, 24)) * 5
+    whole = ranker.index(rows).candidates
+    np.testing.assert_allclose(np.linalg.norm(whole.astype(np.float64), axis=1), 1, atol=1e-3)
+    monkeypatch.setattr("rank_xmodal.reranker._BLOCK", 4)
+    assert np.array_equal(ranker.index(rows).candidates, whole)
+    rows[9] = 0
+    with pytest.raises(ValueError, match="embeddings: row 9 is zero or not finite"):
+        ranker.index(rows)
