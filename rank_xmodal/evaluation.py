@@ -97,9 +97,7 @@ def mean(values: dict[str, torch.Tensor]) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def score_lists(
-    model: Callable[[ListBatch], torch.Tensor], tensors: ListTensors, batch_size: int = 256
-) -> torch.Tensor:
+def score_lists(model: Callable[[ListBatch], torch.Tensor], tensors: ListTensors, batch_size: int = 64) -> torch.Tensor:
     """Score every list, (Q, L) float32 on the CPU; a module is put into evaluation mode for it and back after."""
     training = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):

@@ -145,7 +145,7 @@ class Index:
     projected: torch.Tensor | None = None
 
     @torch.inference_mode()
-    def search(self, queries: np.ndarray, k: int = 10, batch_size: int = 256) -> Hits:
+    def search(self, queries: np.ndarray, k: int = 10, batch_size: int = 64) -> Hits:
         """Return the k best candidates of each query: CLIP's top 50, or top k where that is more, reordered.
 
         Parameters
