@@ -174,7 +174,7 @@ def process(command: Sequence[str | Path]) -> tuple[float, float]:
         code, seconds, peak, said = json.loads(note.read_text())
     if code:
         raise UserError(f"{' '.join(asked)}: exit {code}.\n{said}")
-    return float(seconds), peak / (1024**2 if sys.platform == "darwin" else 1024)
+    return float(seconds), peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 @cache

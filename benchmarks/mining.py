@@ -28,6 +28,7 @@ Pairs = list[tuple[float, float]]
 def rows() -> Iterator[Row]:
     """Compare with the bare product, with faiss and with sentence-transformers."""
     try:
+        import datasets  # noqa: F401
         import faiss
     except ImportError as error:
         raise UserError(f"{error.name} is missing: run `make bench`, or pip install '.[bench]'.") from error

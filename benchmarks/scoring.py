@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 
 from benchmarks.corpus import embedding_set
@@ -13,10 +15,12 @@ from benchmarks.training_step import lists_of, model_of
 from rank_xmodal import settings
 from rank_xmodal.allrank_ranker import AllRankRanker
 from rank_xmodal.evaluation import score_lists
+from rank_xmodal.query_bank import choose_bank, neighbours
 from rank_xmodal.ranker_folder import build
 from rank_xmodal.training import ranker_config
 
 LISTS = 256
+_AT_ONCE = 64  # what both sides are fastest with
 
 
 def least_work(length: int = 51, d_model: int = 64, d_ff: int = 128, layers: int = 2) -> float:
@@ -27,9 +31,15 @@ def least_work(length: int = 51, d_model: int = 64, d_ff: int = 128, layers: int
 
 def ours(features: Literal["concat", "full"]) -> Callable[[], object]:
     """Return a function that scores the lists with our ranker, the corpus projected anew each time."""
-    tensors, spread = lists_of(embedding_set(2_000))
+    data = embedding_set(2_000)
+    tensors, spread = lists_of(data)
+    if features == "full":  # with all that the default ranker looks at
+        bank = np.asarray(data.text_emb[choose_bank(data, "t2i")])
+        tensors = replace(
+            tensors, neighbours=neighbours(data.image_emb, bank), group=torch.full_like(tensors.group, -1)
+        )
     plan = settings.parse({"features": features, "device": "cpu"})
-    model = build("rank_xmodal", ranker_config(plan, tensors.queries.shape[1], spread, LISTS)).eval()
+    model = build("rank_xmodal", ranker_config(plan, data.dim, spread, len(tensors))).eval()
     part = tensors.first(LISTS)
     return lambda: score_lists(model, part)
 
@@ -43,9 +53,12 @@ def theirs() -> Callable[[], object]:
     stored = torch.cat([batch.query[:, None].expand_as(batch.candidates), batch.candidates], dim=-1)
     places = torch.arange(stored.shape[1]).expand(stored.shape[:2])
 
+    parts = list(zip(stored.split(_AT_ONCE), labels.split(_AT_ONCE), places.split(_AT_ONCE), strict=True))
+
     @torch.no_grad()
     def score() -> None:
-        model.model.score(stored, labels == -1, places)
+        for x, y, indices in parts:
+            model.model.score(x, y == -1, indices)
 
     return score
 

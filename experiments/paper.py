@@ -184,7 +184,7 @@ def run(
     Raises
     ------
     UserError
-        If the set has no test split, or too few candidates for pools of 200.
+        If the set has no test split, or too few candidates for lists of 51.
     """
     for direction in DIRECTIONS:
         for split in ("train", "test"):
@@ -285,15 +285,18 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--epochs", type=int, help="of the trainings on lists (default 3)")
     parser.add_argument("--seeds", type=int, help="(default 1)")
-    parser.add_argument("--out", type=Path, help="by default runs/paper-DATA")
+    parser.add_argument("--out", type=Path, help="by default runs/paper-DATA, or runs/baselines-DATA")
     parser.add_argument("--mlruns", type=Path, default=Path("mlruns"))
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args(arguments)
+    for option in ("epochs", "seeds"):
+        if (given := getattr(chosen, option)) is not None and given < 1:
+            parser.error(f"--{option} {given}: must be 1 or more")
     epochs = chosen.epochs or (100 if chosen.full else 3)
     seeds = chosen.seeds or (5 if chosen.full else 1)
     try:
         data = EmbeddingSet.open(chosen.data)
-        out = chosen.out or Path("runs") / f"paper-{data.name}"
+        out = chosen.out or Path("runs") / f"{'baselines' if chosen.baselines else 'paper'}-{data.name}"
         rows = [row for row in methods(epochs) if not chosen.baselines or row.baseline or row.label.startswith("ours")]
         protocols = PROTOCOLS[-1:] if chosen.baselines else PROTOCOLS
         table = run(data, rows, protocols, seeds, out, chosen.mlruns, chosen.device)
@@ -305,8 +308,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
     lines = side_by_side(table)
     caption = (
-        f"R@1 / R@5 / R@10: hit rates in %, lists of {NEGATIVES + 1}, of paper and clean from pools of {POOL}; "
-        f"{epochs} epochs on lists, ours {_own(epochs)}; "
+        f"R@1 / R@5 / R@10: hit rates in %, lists of {NEGATIVES + 1}"
+        + ("; " if chosen.baselines else f", of paper and clean from pools of {POOL} (or all, if fewer); ")
+        + f"{epochs} epochs on lists, ours {_own(epochs)}; "
         + (f"mean ± standard deviation over {seeds} seeds. " if seeds > 1 else "one seed. ")
         + 'Published: on Flickr30K; the paper\'s columns "text" are text to image. How to read them: '
         "docs/reading-the-table.md"

@@ -177,6 +177,11 @@ class ContextAwareRanker(nn.Module):
             if low_rank is not None:
                 low_rank.initialise()
 
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether candidates' nearest bank queries are among its inputs."""
+        return "hubness" in self.config.blocks
+
     @torch.no_grad()
     def project(self, candidates: torch.Tensor, block: int = 8_192) -> torch.Tensor | None:
         """Return the candidates' part of the input layer, (n, d) -> (n, d_model) float32; None if it has no such part.
@@ -224,9 +229,11 @@ class ContextAwareRanker(nn.Module):
                 taken = penalties(batch.neighbour_cosine, batch.mask) * (_FAST * self.penalty_weight)
                 first = first - taken.sum(-1)
             if self.query_map is not None and self.candidate_map is not None:
-                # (q + Q q) . (c + C c) - q . c = c . (Q q + C^T (q + Q q)): one vector a list, and no map of candidates
-                moved = self.query_map(batch.query)
-                moved = moved + self.candidate_map.transposed(batch.query + moved)
-                first = first + torch.einsum("bld,bd->bl", batch.candidates, moved)
+                # (q + Q q) . (c + C c) - q . c = c . (Q q + C^T (q + Q q)): one vector a list, no map of candidates.
+                # In float32 under autocast, too: it is divided by the spread.
+                with torch.autocast(batch.query.device.type, enabled=False):
+                    moved = self.query_map(batch.query)
+                    moved = moved + self.candidate_map.transposed(batch.query + moved)
+                    first = first + torch.einsum("bld,bd->bl", batch.candidates, moved)
             scores = scores + first / self.config.spread
         return scores

@@ -117,7 +117,9 @@ class Reranker:
             raise ValueError(f"{len(names)} ids for {len(candidates)} embeddings: give one id for each.")
         project = getattr(self.model, "project", lambda table: None)
         projected = project(torch.from_numpy(candidates).to(self.device))
-        return Index(self, candidates, names, neighbours(candidates, self.bank), projected)
+        needed = bool(getattr(self.model, "needs_neighbours", False))
+        near = neighbours(candidates, self.bank) if needed else Neighbours.none(len(candidates))
+        return Index(self, candidates, names, near, projected)
 
     def _normalised(self, embeddings: np.ndarray, what: str) -> np.ndarray:
         array = np.asarray(embeddings)

@@ -33,7 +33,7 @@ def listnet(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reducti
     """
     check_positive("temperature", temperature)
     # Finite, so that 0 times the log-probability of padding is 0; its probability is exactly 0 all the same.
-    scores, labels, _ = prepare(scores, labels, reduction, padding=-1e30)
+    scores, labels, _ = prepare(scores, labels, reduction, padding=-1e30 * min(temperature, 1.0))
     relevance = labels.clamp(min=0)
     total = relevance.sum(dim=1, keepdim=True)
     informative = total > 0

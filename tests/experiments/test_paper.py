@@ -101,6 +101,14 @@ def test_a_set_that_is_too_small_is_refused(random_set, tmp_path, capsys):
     assert "test split has 20 candidates t2i; the recipe's lists of 51 need more" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--epochs", "--seeds"])
+def test_a_count_below_one_is_refused(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        paper.main(["--data", "data/none", option, "0"])
+    assert stop.value.code == 2
+    assert f"{option} 0: must be 1 or more" in capsys.readouterr().err
+
+
 def test_every_method_of_the_paper_stands_in_the_table():
     labels = {row.label for row in paper.methods(1)}
     assert set(paper.PUBLISHED) <= labels

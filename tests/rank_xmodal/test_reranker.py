@@ -49,3 +49,17 @@ def test_a_corpus_is_normalised_block_by_block(monkeypatch):
     rows[9] = 0
     with pytest.raises(ValueError, match="embeddings: row 9 is zero or not finite"):
         ranker.index(rows)
+
+
+def test_a_ranker_without_hubness_searches_without_neighbours():
+    rows = np.random.default_rng(0).normal(size=(30, 24))
+    plain = Reranker(
+        ContextAwareRanker(RankerConfig(dim=24, blocks=("concat",))),
+        np.eye(5, 24, dtype=np.float16),
+        {},
+        torch.device("cpu"),
+    )
+    index = plain.index(rows)
+    assert index.neighbours.cosine.shape == (30, 0)
+    assert index.search(rows[:4], k=3).ids[:, 0].tolist() == [0, 1, 2, 3]
+    assert reranker(B32).index(rows).neighbours.cosine.shape == (30, 5)

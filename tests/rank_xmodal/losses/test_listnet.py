@@ -87,3 +87,10 @@ def test_allrank_loses_the_gradient_of_a_badly_ranked_positive(allrank):
     scores.grad = None
     listnet(scores, torch.tensor([[1.0, 0.0]])).backward()
     assert scores.grad[0, 0].item() == pytest.approx(-1.0)
+
+
+def test_padding_stays_without_effect_at_a_tiny_temperature():
+    scores = torch.tensor([[0.1, 0.2, 5.0]], requires_grad=True)
+    loss = listnet(scores, torch.tensor([[1, 0, -1]]), temperature=1e-9)
+    assert torch.isfinite(loss)
+    assert float(loss.detach()) == pytest.approx(0.1 / 1e-9, rel=1e-5)
