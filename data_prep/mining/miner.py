@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -202,6 +203,21 @@ class _Work:
         self.query_emb = self.data.queries(self.direction)
         self.candidate_emb = self.data.candidates(self.direction)
 
+    @cached_property
+    def _gallery_emb(self) -> np.ndarray:
+        first, last = self.gallery[0], self.gallery[-1]
+        if last - first + 1 == len(self.gallery):  # ascending and distinct, so nothing is missing: no copy
+            return self.candidate_emb[first : last + 1]
+        return self.candidate_emb[self.gallery]
+
+    def _depth(self, queries: np.ndarray) -> int:
+        """Return how many of the most similar candidates of a gallery are enough for most queries."""
+        if self.filters.limits(np.zeros(0)):  # how much they drop is unknown
+            return 2 * self.negatives + self.filters.range_min + 32
+        relevant = self.data.relevance_matrix(self.direction).indptr
+        most = int((relevant[queries + 1] - relevant[queries]).max())
+        return self.negatives + self.filters.range_min + min(most, self.negatives) + 16  # and some duplicates
+
     def _positives(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Choose one relevant candidate of the gallery for each query: its row (Q,) and grade (Q,)."""
         relevant = self.data.relevance_matrix(self.direction)[queries][:, self.gallery].tocsr()
@@ -213,7 +229,7 @@ class _Work:
     def _ranked(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the `depth` most similar candidates of each query's pool: rows (Q, depth) and cosines."""
         if self.pool == len(self.gallery):
-            rows, cosine = top_candidates(self.query_emb[queries], self.candidate_emb[self.gallery], depth)
+            rows, cosine = top_candidates(self.query_emb[queries], self._gallery_emb, depth)
             return self.gallery[rows], cosine
         rows = self.gallery[draw(self.seed, queries, len(self.gallery), self.pool)]
         cosine = exact_cosine(self.query_emb, self.candidate_emb, queries, rows)
@@ -227,10 +243,11 @@ class _Work:
         rows = np.empty((len(queries), self.negatives), dtype=np.int64)
         cosine = np.empty((len(queries), self.negatives), dtype=np.float32)
         dropped: dict[str, int] = {}
+        # Of a pool, everything is ranked. Of a whole gallery, the top is, and more of it for whom that won't do.
+        first = self.pool if self.pool < len(self.gallery) else min(self.pool, self._depth(queries))
         for start in range(0, len(queries), self.block):
             todo = np.arange(start, min(start + self.block, len(queries)))
-            # Of a pool, everything is ranked. Of a whole gallery, the top is, and more of it for whom that won't do.
-            depth = self.pool if self.pool < len(self.gallery) else min(self.pool, 2 * self.negatives + 32)
+            depth = first
             while len(todo):
                 enough = self._choose(queries, todo, depth, protected, similarity, rows, cosine, dropped)
                 todo = todo[~enough]

@@ -32,14 +32,31 @@ class Protected:
 
 def _classes(embeddings: np.ndarray, texts: pd.Series | None = None) -> np.ndarray:
     """Number the rows so that exact duplicates share a number: the same embedding, or the same words."""
-    rows = np.ascontiguousarray(embeddings).view(np.dtype((np.void, embeddings.shape[1] * embeddings.itemsize)))
-    by_embedding = pd.factorize(pd.Series([row.tobytes() for row in rows[:, 0]]))[0]
+    by_embedding = _equal_rows(embeddings)
     if texts is None:
         return by_embedding
-    words = texts.astype(str).str.casefold().str.split().str.join(" ")
+    words = np.array([" ".join(text.casefold().split()) for text in texts.astype(str).tolist()], dtype=object)
     by_words = pd.factorize(words)[0]
     # Duplicate by either: rows that share an embedding or the words are linked, and links add up.
     shape = (int(by_embedding.max()) + 1, int(by_words.max()) + 1)
     links = sp.coo_matrix((np.ones(len(by_words), dtype=np.int8), (by_embedding, by_words)), shape=shape)
     both = sp.bmat([[None, links], [links.T, None]]).tocsr()
     return connected_components(both, directed=False)[1][by_embedding]
+
+
+def _equal_rows(rows: np.ndarray, block: int = 1_024) -> np.ndarray:
+    """Number the rows so that those of the same bytes share a number."""
+    rows = np.ascontiguousarray(rows)
+    if rows.shape[1] * rows.itemsize % 8:
+        return pd.factorize(np.array([row.tobytes() for row in rows], dtype=object))[0]
+    words = rows.view(np.uint64)
+    odd = 2 * np.random.default_rng(0).integers(2**63, size=words.shape[1], dtype=np.uint64) + 1
+    hashes = np.concatenate([words[start : start + block] @ odd for start in range(0, len(words), block)])
+    number, distinct = pd.factorize(hashes)
+    first = np.empty(len(distinct), dtype=np.int64)
+    first[number[::-1]] = np.arange(len(rows))[::-1]  # the last one written stays
+    again = np.flatnonzero(first[number] != np.arange(len(rows)))
+    for part in np.array_split(again, 1 + len(again) // block):
+        if (words[part] != words[first[number[part]]]).any():  # different rows, one hash
+            return pd.factorize(np.array([row.tobytes() for row in rows], dtype=object))[0]
+    return number
