@@ -1,4 +1,4 @@
-"""Sinkhorn scaling of a batch of matrices, with a backward pass that stores vectors and not matrices."""
+"""A relaxed sort made doubly stochastic by Sinkhorn scaling, with a backward pass that stores vectors, not matrices."""
 
 from __future__ import annotations
 
@@ -13,64 +13,77 @@ _NEGLIGIBLE = 1e-30
 """Entries below are taken as 0: a CPU needs several times longer for a product with a denormal number."""
 
 
-def sinkhorn(matrix: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Scale square matrices towards row and column sums of 1.
+def sinkhorn_sort(logits: Tensor, values: Tensor, iterations: int) -> Tensor:
+    """Return P v, P being softmax(logits) by rows, scaled towards row and column sums of 1.
 
     Args:
-        matrix: (B, L, L), non-negative, no row or column without a positive entry.
+        logits: (B, L, L), floating point; no column without a finite entry.
+        values: (B, L), of the same type; a constant, no gradient reaches it.
         iterations: number of column-then-row normalisations. Always carried out: a test for convergence would have to
             ask the device at every step, and would let one list of a batch change the result of another.
 
     Returns:
-        row: (B, L) and column: (B, L); the scaled matrix is row[:, :, None] * matrix * column[:, None, :].
+        (B, L).
     """
-    row, column = _Sinkhorn.apply(matrix, iterations)
-    return row, column
+    return _SinkhornSort.apply(logits, values, iterations)
 
 
-class _Sinkhorn(torch.autograd.Function):
-    """The iteration c = 1 / (r K), r = 1 / (K c), on vectors.
+class _SinkhornSort(torch.autograd.Function):
+    """The iteration c = 1 / (r K), r = 1 / (K c) on vectors, then r (K (c v)).
 
     Autograd would keep, and pass through, four L x L matrices per iteration. Here each iteration is two products of a
-    vector and a matrix, forwards and backwards, and the outer products that make up the gradient of K are summed at the
-    end in one matrix product. K is kept beside its transpose because a row vector times a contiguous matrix is several
-    times faster on a CPU than a matrix times a column vector.
+    vector and a matrix, forwards and backwards, and the gradient of K, a sum of outer products, is one matrix product.
+    K is kept beside its transpose because a row vector times a contiguous matrix is several times faster on a CPU than
+    a matrix times a column vector.
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-        matrix = threshold(matrix.contiguous(), _NEGLIGIBLE, 0.0)
-        transposed = matrix.mT.contiguous()
-        lists, length, _ = matrix.shape
-        rows = matrix.new_ones(iterations + 1, lists, 1, length)
-        columns = matrix.new_empty(iterations, lists, 1, length)
+    def forward(ctx: Any, logits: Tensor, values: Tensor, iterations: int) -> Tensor:
+        lists, length, _ = logits.shape
+        # In one piece, which glibc's allocator keeps for the next step; of several it would give most back to the
+        # system, and getting them anew would take a quarter of the time.
+        memory = logits.new_empty(2 * lists * length * (length + 2 * iterations + 1))
+        sizes = [lists * length * length] * 2 + [lists * length * (2 * iterations + 1)] * 2
+        matrix, transposed, lefts, rights = memory.split(sizes)
+        matrix = torch.softmax(logits, -1, out=matrix.view_as(logits))
+        threshold(matrix, _NEGLIGIBLE, 0.0, inplace=True)
+        transposed = transposed.view_as(matrix).copy_(matrix.mT)
+        # The factors of the outer products: first of r (r K), with the gradients of the sums r K still to come, then
+        # of (K c) c, the other way round, and last of K (c v).
+        lefts, rights = (part.view(2 * iterations + 1, lists, 1, length) for part in (lefts, rights))
+        lefts[0] = 1
         # Views made all at once: an index costs a third of what a product does.
-        for row, column, after in zip(rows[:-1].unbind(), columns.unbind(), rows[1:].unbind(), strict=True):
+        row, *rows = lefts[:iterations].unbind()
+        rows.append(torch.empty_like(row))
+        columns = rights[iterations:-1].unbind()
+        for column, after in zip(columns, rows, strict=True):
             torch.bmm(row, matrix, out=column).reciprocal_()
-            torch.bmm(column, transposed, out=after).reciprocal_()
-        ctx.save_for_backward(matrix, transposed, rows, columns)
-        return rows[-1].squeeze(1).clone(), columns[-1].squeeze(1).clone()
+            row = torch.bmm(column, transposed, out=after).reciprocal_()
+        values = values.unsqueeze(1)
+        sums = torch.bmm(torch.mul(columns[-1], values, out=rights[-1]), transposed)
+        ctx.save_for_backward(values, sums)
+        ctx.kept = matrix, transposed, lefts, rights, rows, columns  # neither inputs nor outputs; partly still to fill
+        return (row * sums).squeeze(1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_row: Tensor, d_column: Tensor) -> tuple[Tensor, None]:
-        matrix, transposed, rows, columns = ctx.saved_tensors
-        # d(1/x) = -dx / x^2, and the reciprocals are what was stored.
-        row_slope, column_slope = rows[1:].square().neg_(), columns.square().neg_()
-        d_row_sum, d_column_sum = torch.empty_like(columns), torch.empty_like(columns)
-        steps = [tensor.unbind() for tensor in (row_slope, column_slope, d_row_sum, d_column_sum)]
-        d_row, d_column = d_row.unsqueeze(1), d_column.unsqueeze(1)
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
+        values, sums = ctx.saved_tensors
+        matrix, transposed, lefts, rights, rows, columns = ctx.kept
+        d_out, iterations = d_out.unsqueeze(1), len(rows)
+        # d(1/x) = -dx / x^2, and the reciprocals are what was stored. The two signs of an iteration cancel; those of
+        # the gradients of the sums K c are set at the end.
+        less_row_sums, column_sums = lefts[iterations:-1].unbind(), rights[:iterations].unbind()
         with torch.autocast(matrix.device.type, enabled=False):
-            for number, (of_row, of_column, row_sum, column_sum) in enumerate(zip(*map(reversed, steps), strict=True)):
-                torch.mul(d_row, of_row, out=row_sum)
-                torch.bmm(row_sum, matrix, out=column_sum)
-                if number == 0:  # the last column normalisation is also a result
-                    column_sum += d_column
-                d_row = torch.bmm(column_sum.mul_(of_column), transposed)
-            from_rows = torch.bmm(_by_list(d_row_sum).mT, _by_list(columns))
-            return torch.baddbmm(from_rows, _by_list(rows[:-1]).mT, _by_list(d_column_sum)), None
-
-
-def _by_list(vectors: Tensor) -> Tensor:
-    """(steps, B, 1, L) to (B, steps, L), as a view."""
-    return vectors.squeeze(2).transpose(0, 1)
+            d_row = d_out * sums
+            last = torch.bmm(torch.mul(d_out, rows[-1], out=lefts[-1]), matrix).mul_(values)
+            for t in reversed(range(iterations)):
+                torch.mul(d_row, rows[t], out=less_row_sums[t]).mul_(rows[t])
+                torch.bmm(less_row_sums[t], matrix, out=column_sums[t])
+                if t == iterations - 1:  # the last c is used once more
+                    column_sums[t].sub_(last)
+                d_row = torch.bmm(column_sums[t].mul_(columns[t]).mul_(columns[t]), transposed)
+            lefts[iterations:-1].neg_()
+            gradient = torch.bmm(lefts.squeeze(2).permute(1, 2, 0), rights.squeeze(2).transpose(0, 1))
+            gradient.mul_(matrix)  # and through the softmax
+            return gradient.addcmul_(matrix, gradient.sum(-1, keepdim=True), value=-1), None, None
