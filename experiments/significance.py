@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import permutation_test
 
 RESAMPLES = 9_999
 _MOST_SEEDS = 64  # a mean of hits over more runs than these is not looked for
@@ -43,6 +42,8 @@ def paired_p(values: np.ndarray, against: np.ndarray, *, seed: int = 0) -> float
     steps = _steps(difference)
     if steps is not None:
         return _exact(steps)
+    from scipy.stats import permutation_test  # half a second to import
+
     found = permutation_test(
         (difference,),
         np.sum,

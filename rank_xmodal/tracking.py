@@ -159,7 +159,12 @@ def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:
     if found is None:
         known = ", ".join(repr(e.name) for e in client.search_experiments() if e.name != "Default") or "none"
         raise UserError(f"--experiment {experiment!r}: no such experiment in {folder}; there is {known}.")
-    runs = client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
+    runs: list[Any] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", page_token=token)
+        runs += list(page)
+        token = page.token or ""
     return [
         {
             "run_id": run.info.run_id,
