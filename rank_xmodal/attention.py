@@ -1,4 +1,4 @@
-"""Self-attention with dropout on its weights, for training on a CPU, where PyTorch has no fused kernel for it."""
+"""Self-attention within short lists on a CPU, where PyTorch's fused kernel is slow and knows no dropout."""
 
 from __future__ import annotations
 
@@ -42,10 +42,7 @@ class _Attention(torch.autograd.Function):
         lists, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         each, matrices = width // heads, lists * heads
         q, k, v = qkv.view(lists, length, 3, heads, each).permute(2, 0, 3, 1, 4).reshape(3, matrices, length, each)
-        logits = _product(q, k.mT, each**-0.5)
-        if mask is not None:
-            logits.view(lists, heads, length, length).masked_fill_(~mask[:, None, None, :], -torch.inf)
-        weights = logits.softmax(-1)
+        weights = _product(q, k.mT, each**-0.5, None if mask is None else _bias(mask, heads, q.dtype)).softmax(-1)
         keep, scale = kept(weights.shape, rate)
         seen = weights if keep is None else keep.to(weights.dtype).mul_(weights)
         out = _product(seen, v, scale).view(lists, heads, length, each).transpose(1, 2).reshape(lists, length, width)
@@ -71,6 +68,16 @@ class _Attention(torch.autograd.Function):
         return gradient.permute(1, 3, 0, 2, 4).reshape(lists, length, -1), None, None, None
 
 
-def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """Return scale a b, (N, n, m) and (N, m, p) -> (N, n, p), without a pass for the scale."""
+def _product(a: Tensor, b: Tensor, scale: float, start: Tensor | None = None) -> Tensor:
+    """Return start + scale a b, (N, n, m) and (N, m, p) -> (N, n, p), without a pass for the scale; start is spent."""
+    if start is not None:
+        return start.baddbmm_(a, b, alpha=scale)
     return torch.baddbmm(a.new_zeros(()).expand(len(a), a.shape[1], b.shape[2]), a, b, beta=0, alpha=scale)
+
+
+def _bias(mask: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """Return what hides the keys where the mask (B, L) is False: (B heads, L, L), 0 or minus infinity."""
+    lists, length = mask.shape
+    hidden = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    bias = hidden.new_empty(lists, heads, length, length).copy_(hidden[:, None, None, :])
+    return bias.view(lists * heads, length, length)

@@ -19,7 +19,7 @@ class ListTensors:
 
     Attributes
     ----------
-    queries, candidates : Tensor (n, d) and (m, d), float16 as stored
+    queries, candidates : Tensor (n, d) and (m, d), float16 as stored; candidates (m, 0) where nobody looks at them
     neighbours : Neighbours of the m candidates
     query_row : Tensor (Q,), int64
     rows : Tensor (Q, L), int64; padding is -1
@@ -77,7 +77,8 @@ class ListTensors:
         """Return the lists with every candidate projected once, where the model does so and they occur more often."""
         if not isinstance(model, ContextAwareRanker) or self.rows.numel() < len(self.candidates):
             return self
-        return replace(self, projected=model.project(self.candidates))
+        kept = self.candidates if model.needs_candidates else self.candidates[:, :0]
+        return replace(self, projected=model.project(self.candidates), candidates=kept)
 
     def batch(self, index: torch.Tensor) -> tuple[ListBatch, torch.Tensor]:
         """Return the lists `index` (B,) as a batch in float32, and their labels (B, L)."""

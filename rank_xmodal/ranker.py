@@ -19,6 +19,7 @@ ALL_BLOCKS: tuple[Block, ...] = get_args(Block)
 LEAN_BLOCKS: tuple[Block, ...] = ("concat", "product", "cosine", "hubness")
 _RANK = 64  # of the bilinear block's two maps
 _SCALARS = {"cosine": 3, "hubness": 7}
+_SHORT = 64  # places up to which our own attention is faster than PyTorch's fused kernel: twice at 51 (two threads)
 # The two weights of the hubness correction move this many times faster than the rest: they are worth most of what a
 # small training set can teach, and at the common rate they would arrive when the rest has begun to overfit.
 _FAST = 20.0
@@ -61,7 +62,7 @@ class ListBatch:
     Attributes
     ----------
     query : Tensor (B, d)
-    candidates : Tensor (B, L, d)
+    candidates : Tensor (B, L, d), or (B, L, 0) where the ranker has no use for them
     cosine : Tensor (B, L), float32
     neighbour_cosine : Tensor (B, L, k), float32
         Candidates' cosines to their nearest bank queries; -inf where there are fewer.
@@ -98,7 +99,7 @@ class EncoderLayer(nn.Module):
         rate = self.dropout if self.training else 0.0
         b, length, width = x.shape
         qkv = self.qkv(self.norm_attention(x))
-        if rate and x.device.type == "cpu":
+        if x.device.type == "cpu" and (rate or length <= _SHORT):
             seen = attention(qkv, self.heads, rate, mask)
         else:
             q, k, v = qkv.view(b, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -181,6 +182,11 @@ class ContextAwareRanker(nn.Module):
     def needs_neighbours(self) -> bool:
         """Whether candidates' nearest bank queries are among its inputs."""
         return "hubness" in self.config.blocks
+
+    @property
+    def needs_candidates(self) -> bool:
+        """Whether it looks at candidates' embeddings beyond what `project` made of them."""
+        return self.product_input is not None or self.candidate_map is not None
 
     @torch.no_grad()
     def project(self, candidates: torch.Tensor, block: int = 8_192) -> torch.Tensor | None:

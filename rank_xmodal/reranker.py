@@ -113,8 +113,8 @@ class Reranker:
         """
         candidates = self._normalised(embeddings, "embeddings")
         names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
-        if len(names) != len(candidates):
-            raise ValueError(f"{len(names)} ids for {len(candidates)} embeddings: give one id for each.")
+        if names.shape != (len(candidates),):
+            raise ValueError(f"ids of shape {names.shape} for {len(candidates)} embeddings: give one id for each.")
         project = getattr(self.model, "project", lambda table: None)
         projected = project(torch.from_numpy(candidates).to(self.device))
         needed = bool(getattr(self.model, "needs_neighbours", False))
@@ -154,24 +154,31 @@ class Index:
         ----------
         queries : ndarray (Q, dim), any float
         k : int
+        batch_size : int
+            Queries scored at a time.
 
         Raises
         ------
         ValueError
-            If k is not between 1 and the size of the corpus, or the queries' shape is wrong.
+            If k is not between 1 and the size of the corpus, batch_size is below 1, or the queries' shape is wrong.
         """
-        if not 1 <= k <= len(self.candidates):
+        if not (isinstance(k, int | np.integer) and 1 <= k <= len(self.candidates)):
             raise ValueError(f"k={k}: must be between 1 and {len(self.candidates)}, the size of the corpus.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be 1 or more.")
         asked = self.reranker._normalised(queries, "queries")
         rows, cosine = top_candidates(asked, self.candidates, min(max(DEPTH, k), len(self.candidates)))
         device = self.reranker.device
         scores = []
+        looked_at = (
+            self.candidates if getattr(self.reranker.model, "needs_candidates", True) else self.candidates[:, :0]
+        )
         for start in range(0, len(asked), batch_size):
             part = slice(start, start + batch_size)
             index = torch.from_numpy(rows[part].astype(np.int64))
             batch = ListBatch(
                 query=torch.from_numpy(asked[part]).to(device).float(),
-                candidates=torch.from_numpy(self.candidates[rows[part]]).to(device).float(),
+                candidates=torch.from_numpy(looked_at[rows[part]]).to(device).float(),
                 cosine=torch.from_numpy(cosine[part]).to(device),
                 neighbour_cosine=self.neighbours.cosine[index].to(device),
                 mask=torch.ones(index.shape, dtype=torch.bool, device=device),

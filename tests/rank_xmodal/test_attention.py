@@ -19,7 +19,9 @@ def plain(qkv, heads, keep, scale, mask):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize(("lists", "length", "heads", "width"), [(3, 7, 4, 16), (1, 1, 1, 4), (2, 51, 2, 8)])
+@pytest.mark.parametrize(
+    ("lists", "length", "heads", "width"), [(3, 7, 4, 16), (1, 5, 2, 8), (1, 1, 1, 4), (2, 51, 2, 8)]
+)
 def test_values_and_gradients_are_those_of_plain_operations(lists, length, heads, width, rate, masked, monkeypatch):
     torch.manual_seed(0)
     qkv = torch.randn(lists, length, 3 * width, dtype=torch.float64, requires_grad=True)

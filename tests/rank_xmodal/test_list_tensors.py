@@ -112,3 +112,19 @@ def test_candidates_are_projected_once_where_they_occur_more_often(corpus):
     assert small.projected_by(lambda batch: batch.cosine) is small
     index = torch.arange(3)
     torch.testing.assert_close(model(known.batch(index)[0]), model(small.batch(index)[0]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [("concat", "cosine"), ("concat", "product"), ("concat", "bilinear"), ("cosine",)])
+def test_candidates_are_left_out_only_where_they_change_no_score(corpus, blocks):
+    data = corpus.data
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=blocks)).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    tensors = replace(tensors, rows=tensors.rows.repeat(40, 1), labels=tensors.labels.repeat(40, 1))  # worth projecting
+    tensors = replace(tensors, cosine=tensors.cosine.repeat(40, 1), query_row=tensors.query_row.repeat(40))
+    lean = tensors.projected_by(model)
+    needed = "product" in blocks or "bilinear" in blocks
+    assert lean.candidates.shape == (len(data.image_emb), data.dim if needed else 0)
+    (batch, _), (whole, _) = (x.batch(torch.arange(120)) for x in (lean, tensors))
+    torch.testing.assert_close(model(batch), model(whole))

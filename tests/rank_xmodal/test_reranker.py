@@ -63,3 +63,25 @@ def test_a_ranker_without_hubness_searches_without_neighbours():
     assert index.neighbours.cosine.shape == (30, 0)
     assert index.search(rows[:4], k=3).ids[:, 0].tolist() == [0, 1, 2, 3]
     assert reranker(B32).index(rows).neighbours.cosine.shape == (30, 5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"k": 0}, "k=0: must be between 1 and 30"),
+        ({"k": 31}, "k=31: must be between 1 and 30"),
+        ({"k": 2.0}, r"k=2\.0: must be between 1 and 30"),
+        ({"batch_size": 0}, "batch_size=0: must be 1 or more"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused(asked, said):
+    rows = np.random.default_rng(0).normal(size=(30, 24))
+    with pytest.raises(ValueError, match=said):
+        reranker(B32).index(rows).search(rows[:2], **asked)
+
+
+def test_ids_are_one_for_each_embedding():
+    rows = np.random.default_rng(0).normal(size=(4, 24))
+    for ids in ([1, 2, 3], [[1], [2], [3], [4]]):
+        with pytest.raises(ValueError, match="for 4 embeddings: give one id for each"):
+            reranker(B32).index(rows, ids)
