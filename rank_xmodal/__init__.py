@@ -24,12 +24,15 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("losses", "metrics"):
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"rank_xmodal.{_MODULES[name]}"), name)
+    try:
         return importlib.import_module(f"rank_xmodal.{name}")
-    if name not in _MODULES:
-        raise AttributeError(f"module 'rank_xmodal' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"rank_xmodal.{_MODULES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != f"rank_xmodal.{name}":
+            raise
+        raise AttributeError(f"module 'rank_xmodal' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*globals(), *__all__})

@@ -65,7 +65,7 @@ class _Attention(torch.autograd.Function):
             _product(seen.mT, d_out, ctx.scale),
         ]
         gradient = torch.stack(parts).view(3, lists, heads, length, each)
-        return gradient.permute(1, 3, 0, 2, 4).reshape(lists, length, -1), None, None, None
+        return gradient.permute(1, 3, 0, 2, 4).reshape(lists, length, 3 * heads * each), None, None, None
 
 
 def _product(a: Tensor, b: Tensor, scale: float, start: Tensor | None = None) -> Tensor:

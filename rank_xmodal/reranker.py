@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ class Reranker:
         Raises
         ------
         ValueError
-            If the shape is wrong, a row is zero or not finite, or the ids are not as many.
+            If the shape is wrong, a row is zero or not finite, or the ids are not one for each.
         """
         candidates = self._normalised(embeddings, "embeddings")
         names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
@@ -160,19 +161,17 @@ class Index:
         Raises
         ------
         ValueError
-            If k is not between 1 and the size of the corpus, batch_size is below 1, or the queries' shape is wrong.
+            If k is no integer between 1 and the size of the corpus, batch_size none of 1 or more, or the queries' shape
+            is wrong.
         """
-        if not (isinstance(k, int | np.integer) and 1 <= k <= len(self.candidates)):
-            raise ValueError(f"k={k}: must be between 1 and {len(self.candidates)}, the size of the corpus.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: must be 1 or more.")
+        k = _whole("k", k, len(self.candidates))
+        batch_size = _whole("batch_size", batch_size)
         asked = self.reranker._normalised(queries, "queries")
         rows, cosine = top_candidates(asked, self.candidates, min(max(DEPTH, k), len(self.candidates)))
         device = self.reranker.device
         scores = []
-        looked_at = (
-            self.candidates if getattr(self.reranker.model, "needs_candidates", True) else self.candidates[:, :0]
-        )
+        needed = self.projected is None or getattr(self.reranker.model, "needs_candidates", True)
+        looked_at = self.candidates if needed else self.candidates[:, :0]
         for start in range(0, len(asked), batch_size):
             part = slice(start, start + batch_size)
             index = torch.from_numpy(rows[part].astype(np.int64))
@@ -195,3 +194,14 @@ class Index:
             cosine=np.take_along_axis(cosine, order, 1),
             probability=None if probability is None else np.take_along_axis(probability, order, 1),
         )
+
+
+def _whole(name: str, value: int, most: int | None = None) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or (most is not None and number > most):
+        limits = "of 1 or more" if most is None else f"between 1 and {most}, the size of the corpus"
+        raise ValueError(f"{name}={value!r}: must be an integer {limits}.")
+    return number

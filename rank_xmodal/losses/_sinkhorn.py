@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import threshold
 
 _NEGLIGIBLE = 1e-30
@@ -55,22 +54,23 @@ class _SinkhornSort(torch.autograd.Function):
         # Views made all at once: an index costs a third of what a product does.
         row, *rows = lefts[:iterations].unbind()
         rows.append(torch.empty_like(row))
-        columns = rights[iterations:-1].unbind()
-        for column, after in zip(columns, rows, strict=True):
+        for column, after in zip(rights[iterations:-1].unbind(), rows, strict=True):
             torch.bmm(row, matrix, out=column).reciprocal_()
             row = torch.bmm(column, transposed, out=after).reciprocal_()
         values = values.unsqueeze(1)
-        sums = torch.bmm(torch.mul(columns[-1], values, out=rights[-1]), transposed)
-        ctx.save_for_backward(values, sums)
-        ctx.kept = matrix, transposed, lefts, rights, rows, columns  # neither inputs nor outputs; partly still to fill
+        sums = torch.bmm(torch.mul(rights[-2], values, out=rights[-1]), transposed)
+        ctx.save_for_backward(matrix, transposed, lefts, rights, row, values, sums)
         return (row * sums).squeeze(1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
-        values, sums = ctx.saved_tensors
-        matrix, transposed, lefts, rights, rows, columns = ctx.kept
-        d_out, iterations = d_out.unsqueeze(1), len(rows)
+        # Checked here as `once_differentiable` would let a constant d_out, and with it a wrong second derivative, pass.
+        if torch.is_grad_enabled():
+            raise RuntimeError("neuralndcg can't be differentiated twice: leave out create_graph=True.")
+        matrix, transposed, lefts, rights, row, values, sums = ctx.saved_tensors
+        lefts, rights = lefts.data, rights.data  # what is filled in here doesn't count as a change of what was saved
+        d_out, iterations = d_out.unsqueeze(1), len(lefts) // 2
+        rows, columns = [*lefts[1:iterations].unbind(), row], rights[iterations:-1].unbind()
         # d(1/x) = -dx / x^2, and the reciprocals are what was stored. The two signs of an iteration cancel; those of
         # the gradients of the sums K c are set at the end.
         less_row_sums, column_sums = lefts[iterations:-1].unbind(), rights[:iterations].unbind()

@@ -85,8 +85,8 @@ def _neural_sort_logits(scores: Tensor, valid: Tensor) -> Tensor:
     rank = torch.arange(1, scores.shape[1] + 1, dtype=scores.dtype, device=scores.device)
     is_rank = (rank <= count).to(scores.dtype)
     slope = is_rank * (count + 1 - 2 * rank)
-    # Ranks and padding don't meet: nor would they with minus infinity, which takes the processor longer to set.
-    bias = (is_rank[:, :, None] - weight[:, None, :]).abs_().mul_(-1e38)
+    # Minus infinity where a rank meets padding, by products: to choose between two numbers takes several times longer.
+    bias = (is_rank[:, :, None] - weight[:, None, :]).abs_().mul_(-torch.finfo(scores.dtype).max).mul_(2)
     left = torch.stack([slope, torch.ones_like(slope)], dim=2)
     right = torch.stack([scores, -spread], dim=1)
     return bias.baddbmm_(left, right)

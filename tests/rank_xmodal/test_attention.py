@@ -65,3 +65,9 @@ def test_its_mean_is_the_attention_without_dropout():
     many = attention(qkv.expand(40_000, -1, -1).contiguous(), 2, 0.25, None)
     error = many.std(0) / 200
     assert ((many.mean(0) - attention(qkv, 2, 0.0, None)[0]).abs() < 5 * error + 1e-6).all()
+
+
+def test_no_list_at_all_has_an_empty_gradient():
+    qkv = torch.zeros(0, 10, 48, requires_grad=True)
+    attention(qkv, 4, 0.0, None).sum().backward()
+    assert qkv.grad.shape == (0, 10, 48)

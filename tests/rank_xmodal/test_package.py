@@ -22,6 +22,7 @@ def test_every_public_name_is_there_and_listed():
 
 
 def test_a_wrong_name_is_an_attribute_error_that_names_it():
+    assert rank_xmodal.query_bank.choose_bank  # a module
     with pytest.raises(AttributeError, match="Rerankr"):
         _ = rank_xmodal.Rerankr
     with pytest.raises(ImportError, match="Rerankr"):

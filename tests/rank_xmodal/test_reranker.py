@@ -68,16 +68,29 @@ def test_a_ranker_without_hubness_searches_without_neighbours():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"k": 0}, "k=0: must be between 1 and 30"),
-        ({"k": 31}, "k=31: must be between 1 and 30"),
-        ({"k": 2.0}, r"k=2\.0: must be between 1 and 30"),
-        ({"batch_size": 0}, "batch_size=0: must be 1 or more"),
+        ({"k": 0}, "k=0: must be an integer between 1 and 30"),
+        ({"k": 31}, "k=31: must be an integer between 1 and 30"),
+        ({"k": 2.0}, r"k=2\.0: must be an integer between 1 and 30"),
+        ({"batch_size": 0}, "batch_size=0: must be an integer of 1 or more"),
+        ({"batch_size": 2.5}, r"batch_size=2\.5: must be an integer of 1 or more"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused(asked, said):
     rows = np.random.default_rng(0).normal(size=(30, 24))
     with pytest.raises(ValueError, match=said):
         reranker(B32).index(rows).search(rows[:2], **asked)
+
+
+@pytest.mark.parametrize("blocks", [("concat",), ("concat", "cosine"), ("cosine",), ("concat", "product")])
+def test_a_projection_of_the_corpus_changes_no_score(blocks):
+    rows = np.random.default_rng(0).normal(size=(30, 24))
+    model = ContextAwareRanker(RankerConfig(dim=24, blocks=blocks))
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    index = Reranker(model, np.eye(5, 24, dtype=np.float16), {}, torch.device("cpu")).index(rows)
+    bare = dataclasses.replace(index, projected=None)
+    np.testing.assert_allclose(index.search(rows[:4]).scores, bare.search(rows[:4]).scores, rtol=1e-4, atol=1e-5)
 
 
 def test_ids_are_one_for_each_embedding():

@@ -130,3 +130,11 @@ def test_allrank_fails_gradcheck_in_float64(allrank):
     scores, labels = torch.randn(1, 4).double().requires_grad_(), torch.tensor([[0.0, 1.0, 0.0, 2.0]]).double()
     with pytest.raises(RuntimeError):
         torch.autograd.gradcheck(allrank.losses.neuralNDCG, (scores, labels))
+
+
+@pytest.mark.parametrize(("dtype", "temperature"), [(torch.float32, 1e-38), (torch.float64, 1e-100)])
+def test_padding_stays_apart_at_any_temperature(dtype, temperature):
+    scores = torch.tensor([[0.3, 0.1, 0.4, 0.2, 0.9, -0.9]], dtype=dtype)
+    labels = torch.tensor([[1, 0, 0, 2, -1, -1]])
+    coldest = neuralndcg(scores, labels, temperature=temperature)
+    torch.testing.assert_close(coldest, neuralndcg(scores[:, :4], labels[:, :4], temperature=1e-3))

@@ -46,3 +46,17 @@ def test_a_permutation_with_denormal_entries_is_left_alone():
     logits = torch.full((1, 4, 4), -93.0) + 93.0 * torch.eye(4)  # e^-93 is denormal in float32
     values = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
     torch.testing.assert_close(sinkhorn_sort(logits, values, 20), values)
+
+
+def test_a_second_derivative_is_refused_and_not_silently_wrong():
+    logits, values = torch.randn(2, 5, 5).double().requires_grad_(), torch.rand(2, 5).double()
+    with pytest.raises(RuntimeError, match="differentiated twice"):
+        torch.autograd.grad(sinkhorn_sort(logits, values, 6).sum(), logits, create_graph=True)
+
+
+def test_a_loss_that_is_kept_does_not_keep_the_matrices():
+    logits, values = torch.randn(2, 5, 5).double().requires_grad_(), torch.rand(2, 5).double()
+    out = sinkhorn_sort(logits, values, 6).sum()
+    out.backward()
+    with pytest.raises(RuntimeError, match="a second time"):
+        out.backward()
