@@ -126,6 +126,8 @@ def main() -> int:
         kept = read_json(path)
         if kept["machine"] == {**results["machine"], **{k: v for k, v in kept["machine"].items() if "/s" in k}}:
             results["rows"] = kept["rows"]
+            for name in (name for name in kept["machine"] if "/s" in name):  # the fastest is what the machine can do
+                results["machine"][name] = max(results["machine"][name], kept["machine"][name])
         else:
             print(f"{path}: measured elsewhere or with other packages; its rows are replaced.", file=sys.stderr)
     for name in asked:
