@@ -124,10 +124,11 @@ def main() -> int:
     results: dict[str, Any] = {"machine": machine(), "rows": {}}
     if path.is_file():
         kept = read_json(path)
-        if kept["machine"] == {**results["machine"], **{k: v for k, v in kept["machine"].items() if "/s" in k}}:
+        rates = {name: rate for name, rate in kept["machine"].items() if "/s" in name}
+        if kept["machine"] == {**results["machine"], **rates}:
             results["rows"] = kept["rows"]
-            for name in (name for name in kept["machine"] if "/s" in name):  # the fastest is what the machine can do
-                results["machine"][name] = max(results["machine"][name], kept["machine"][name])
+            # The fastest is what the machine can do.
+            results["machine"].update({name: max(rate, results["machine"][name]) for name, rate in rates.items()})
         else:
             print(f"{path}: measured elsewhere or with other packages; its rows are replaced.", file=sys.stderr)
     for name in asked:

@@ -42,7 +42,11 @@ class _Attention(torch.autograd.Function):
         lists, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         each, matrices = width // heads, lists * heads
         q, k, v = qkv.view(lists, length, 3, heads, each).permute(2, 0, 3, 1, 4).reshape(3, matrices, length, each)
-        weights = _product(q, k.mT, each**-0.5, None if mask is None else _bias(mask, heads, q.dtype)).softmax(-1)
+        if mask is None:
+            logits = _product(q, k.mT, each**-0.5)
+        else:
+            logits = _bias(mask, heads, q.dtype).baddbmm_(q, k.mT, alpha=each**-0.5)
+        weights = logits.softmax(-1)
         keep, scale = kept(weights.shape, rate)
         seen = weights if keep is None else keep.to(weights.dtype).mul_(weights)
         out = _product(seen, v, scale).view(lists, heads, length, each).transpose(1, 2).reshape(lists, length, width)
@@ -68,10 +72,8 @@ class _Attention(torch.autograd.Function):
         return gradient.permute(1, 3, 0, 2, 4).reshape(lists, length, 3 * heads * each), None, None, None
 
 
-def _product(a: Tensor, b: Tensor, scale: float, start: Tensor | None = None) -> Tensor:
-    """Return start + scale a b, (N, n, m) and (N, m, p) -> (N, n, p), without a pass for the scale; start is spent."""
-    if start is not None:
-        return start.baddbmm_(a, b, alpha=scale)
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Return scale a b, (N, n, m) and (N, m, p) -> (N, n, p), without a pass for the scale."""
     return torch.baddbmm(a.new_zeros(()).expand(len(a), a.shape[1], b.shape[2]), a, b, beta=0, alpha=scale)
 
 

@@ -62,11 +62,11 @@ def top_candidates(
     rows, cosine = np.empty((n, k), dtype=np.int64), np.empty((n, k), dtype=np.float32)
     for start in range(0, n, _QUERIES):
         part = slice(start, start + _QUERIES)
-        rows[part], cosine[part] = _top(queries[part], candidates, k, _precisions(device), device, block_bytes)
+        rows[part], cosine[part] = _top(queries[part], candidates, k, precisions(device), device, block_bytes)
     return rows, cosine
 
 
-def _precisions(device: torch.device) -> list[torch.dtype]:
+def precisions(device: torch.device) -> list[torch.dtype]:
     """Return what to multiply in, the fastest first."""
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # old versions cannot tell
     fast = device.type == "cpu" and able.get("avx512_bf16", False)  # what has AMX has it too

@@ -48,7 +48,7 @@ def _equal_rows(rows: np.ndarray, block: int = 1_024) -> np.ndarray:
     """Number the rows so that those of the same bytes share a number."""
     rows = np.ascontiguousarray(rows)
     if rows.shape[1] * rows.itemsize % 8:
-        return pd.factorize(np.array([row.tobytes() for row in rows], dtype=object))[0]
+        return _by_bytes(rows)
     words = rows.view(np.uint64)
     odd = 2 * np.random.default_rng(0).integers(2**63, size=words.shape[1], dtype=np.uint64) + 1
     hashes = np.concatenate([words[start : start + block] @ odd for start in range(0, len(words), block)])
@@ -58,5 +58,10 @@ def _equal_rows(rows: np.ndarray, block: int = 1_024) -> np.ndarray:
     again = np.flatnonzero(first[number] != np.arange(len(rows)))
     for part in np.array_split(again, 1 + len(again) // block):
         if (words[part] != words[first[number[part]]]).any():  # different rows, one hash
-            return pd.factorize(np.array([row.tobytes() for row in rows], dtype=object))[0]
+            return _by_bytes(rows)
     return number
+
+
+def _by_bytes(rows: np.ndarray) -> np.ndarray:
+    """As `_equal_rows`, for rows of any width and hash, and slower."""
+    return pd.factorize(np.array([row.tobytes() for row in rows], dtype=object))[0]

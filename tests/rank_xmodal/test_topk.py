@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from rank_xmodal import topk
 from rank_xmodal.topk import exact_cosine, top_candidates
 
-PRECISIONS = topk._precisions(torch.device("cpu"))
+PRECISIONS = topk.precisions(torch.device("cpu"))
 
 
 @pytest.fixture(params=[PRECISIONS[i:] for i in range(len(PRECISIONS))], ids=lambda p: str(p[0]).split(".")[1])
 def precisions(request, monkeypatch):
-    monkeypatch.setattr(topk, "_precisions", lambda device: request.param)
+    monkeypatch.setattr(topk, "precisions", lambda device: request.param)
     return request.param
 
 
