@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.mining.miner import mine
-from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.torchvision_ops import make_importable
 
 

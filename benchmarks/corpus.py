@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.files import sha256
 
 _TOPICS = 200

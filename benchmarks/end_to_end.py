@@ -46,7 +46,7 @@ def rows(repeats: int = 5) -> Iterator[Row]:
 def _command(who: str, data: Path, out: Path) -> list[str | Path]:
     if who == "allrank":
         return [sys.executable, "-m", "benchmarks.allrank_main", data, out, str(EPOCHS)]
-    command: list[str | Path] = [sys.executable, "-m", "experiments.cli", "train", "--data", data, "--out", out]
+    command: list[str | Path] = [sys.executable, "-m", "experiments.cli.main", "train", "--data", data, "--out", out]
     command += ["--direction", "t2i", "--loss", "listnet", "--features", "concat", "--no-tracking"]
     for setting in ("lists=clean", "pool=200", f"epochs={EPOCHS}", "device=cpu"):
         command += ["--set", setting]

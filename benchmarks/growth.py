@@ -15,11 +15,11 @@ import torch
 from benchmarks.corpus import embedding_set, unit_rows
 from benchmarks.measure import process
 from data_prep.mining.miner import mine
-from rank_xmodal import settings
-from rank_xmodal.ranker import ALL_BLOCKS, ContextAwareRanker, RankerConfig
-from rank_xmodal.reranker import Reranker
-from rank_xmodal.topk import top_candidates
-from rank_xmodal.training import train
+from rank_xmodal import scorers
+from rank_xmodal.retrieval.exact import top_candidates
+from rank_xmodal.scorers.context_aware.ranker import ALL_BLOCKS, ContextAwareRanker, RankerConfig
+from rank_xmodal.training.loop import train
+from rank_xmodal.use.reranker import Reranker
 
 DIM = 512
 CURVES: dict[str, list[int]] = {
@@ -70,7 +70,7 @@ def one(name: str, size: int) -> float:
         data = embedding_set(lists, captions=1)
         mined = mine(data, "t2i", "train", negatives=length - 1, pool=2 * length, protocol="clean", seed=0)
         started = time.perf_counter()
-        train(data, mined, settings.parse({"epochs": 1, "device": "cpu", "blocks": list(ALL_BLOCKS)}))
+        train(data, mined, scorers.parse({"epochs": 1, "device": "cpu", "blocks": list(ALL_BLOCKS)}))
     return time.perf_counter() - started
 
 

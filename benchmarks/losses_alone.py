@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measure import Row, alternate_apart, copy_rate, row
 from rank_xmodal import losses
-from rank_xmodal.allrank_ranker import allrank_loss
+from rank_xmodal.scorers.allrank import allrank_loss
 
 LISTS, LENGTH = 256, 51
 _BYTES = LISTS * LENGTH * (4 + 1 + 4)  # scores and labels read, a gradient written

@@ -10,9 +10,9 @@ from pathlib import Path
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, process, row
 from data_prep.mining.miner import mine
-from rank_xmodal import settings
-from rank_xmodal.embedding_set import EmbeddingSet
-from rank_xmodal.training import train
+from rank_xmodal import scorers
+from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.training.loop import train
 
 IMAGES, CAPTIONS, LENGTH, DIM = 29_000, 5, 51, 512
 MOST = 1_500.0  # MB
@@ -33,7 +33,7 @@ def main(path: Path) -> None:
     data = EmbeddingSet.open(path)
     mine(data, "i2t", "train", negatives=LENGTH - 1, pool="all", protocol="clean", seed=0)
     lists = mine(data, "t2i", "train", negatives=LENGTH - 1, pool="all", protocol="clean", seed=0)
-    train(data, lists, settings.parse({"loss": "listnet", "epochs": 1, "device": "cpu"}))
+    train(data, lists, scorers.parse({"loss": "listnet", "epochs": 1, "device": "cpu"}))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import torch
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, alternate, matmul_rate, row
 from data_prep.mining.miner import mine
-from rank_xmodal.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.topk import precisions, top_candidates
+from rank_xmodal.retrieval.exact import precisions, top_candidates
 from rank_xmodal.torchvision_ops import make_importable
 
 IMAGES, CAPTIONS, SHARE, K = 29_000, 5, 10, 51

@@ -12,12 +12,12 @@ import torch
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, alternate_apart, matmul_rate, row
 from benchmarks.training_step import lists_of, model_of
-from rank_xmodal import settings
-from rank_xmodal.allrank_ranker import AllRankRanker
-from rank_xmodal.evaluation import score_lists
-from rank_xmodal.query_bank import choose_bank, neighbours
-from rank_xmodal.ranker_folder import build
-from rank_xmodal.training import ranker_config
+from rank_xmodal import scorers
+from rank_xmodal.lists.scoring import score_lists
+from rank_xmodal.retrieval.query_bank import choose_bank, neighbours
+from rank_xmodal.scorers.allrank import AllRankRanker
+from rank_xmodal.scorers.folder import build
+from rank_xmodal.training.loop import ranker_config
 
 LISTS = 256
 _AT_ONCE = 64  # what both sides are fastest with
@@ -38,7 +38,7 @@ def ours(features: Literal["concat", "full"]) -> Callable[[], object]:
         tensors = replace(
             tensors, neighbours=neighbours(data.image_emb, bank), group=torch.full_like(tensors.group, -1)
         )
-    plan = settings.parse({"features": features, "device": "cpu"})
+    plan = scorers.parse({"features": features, "device": "cpu"})
     model = build("rank_xmodal", ranker_config(plan, data.dim, spread, len(tensors))).eval()
     part = tensors.first(LISTS)
     return lambda: score_lists(model, part)

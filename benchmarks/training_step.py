@@ -10,14 +10,14 @@ import torch
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, alternate_apart, matmul_rate, row
 from data_prep.mining.miner import mine
-from rank_xmodal import losses, settings
-from rank_xmodal.adamw import AdamW
-from rank_xmodal.allrank_ranker import AllRankRanker, allrank_loss
-from rank_xmodal.embedding_set import EmbeddingSet
-from rank_xmodal.list_tensors import ListTensors
-from rank_xmodal.query_bank import Neighbours
-from rank_xmodal.ranker_folder import Ranker, build
-from rank_xmodal.training import Step, ranker_config, spread_of
+from rank_xmodal import losses, scorers
+from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.retrieval.query_bank import Neighbours
+from rank_xmodal.scorers.allrank import AllRankRanker, allrank_loss
+from rank_xmodal.scorers.folder import Ranker, build
+from rank_xmodal.training.adamw import AdamW
+from rank_xmodal.training.loop import Step, ranker_config, spread_of
 
 BATCH = 32
 LOSSES = ("lambdarank", "neuralndcg", "listnet", "ranknet")
@@ -33,14 +33,14 @@ def lists_of(data: EmbeddingSet) -> tuple[ListTensors, float]:
 
 def model_of(kind: Literal["rank_xmodal", "allrank"], tensors: ListTensors, spread: float) -> Ranker:
     """Return an untrained ranker, "rank_xmodal" or "allrank", in the paper's sizes."""
-    plan = settings.parse({"features": "concat", "ranker": kind, "device": "cpu"})
+    plan = scorers.parse({"features": "concat", "ranker": kind, "device": "cpu"})
     torch.manual_seed(0)
     return build(kind, ranker_config(plan, tensors.queries.shape[1], spread, len(tensors))).train()
 
 
 def ours(tensors: ListTensors, spread: float, loss: str) -> Callable[[], object]:
     """Return a function that does the next step of our training."""
-    plan = settings.parse({"features": "concat", "loss": loss, "device": "cpu", "batch_size": BATCH})
+    plan = scorers.parse({"features": "concat", "loss": loss, "device": "cpu", "batch_size": BATCH})
     model = model_of("rank_xmodal", tensors, spread)
     step = Step(model, losses.get(loss), AdamW(model.parameters(), plan.lr, plan.weight_decay), plan)
     order = iter(_forever(len(tensors)))

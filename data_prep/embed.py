@@ -21,7 +21,7 @@ from data_prep.images import check_header
 from data_prep.partial import Partial, Side
 from data_prep.progress import progress_bar
 from data_prep.replace import check_replaceable
-from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_json
 

@@ -4,21 +4,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rank_xmodal import losses, metrics
-    from rank_xmodal.candidate_lists import CandidateLists
-    from rank_xmodal.embedding_set import EmbeddingSet
+    from rank_xmodal import losses, metrics, scorers
+    from rank_xmodal.data.candidate_lists import CandidateLists
+    from rank_xmodal.data.embedding_set import EmbeddingSet
     from rank_xmodal.errors import UserError
-    from rank_xmodal.ranker import ContextAwareRanker
-    from rank_xmodal.reranker import Reranker
+    from rank_xmodal.scorers.context_aware.ranker import ContextAwareRanker
+    from rank_xmodal.use.reranker import Reranker
 
-__all__ = ["CandidateLists", "ContextAwareRanker", "EmbeddingSet", "Reranker", "UserError", "losses", "metrics"]
+__version__ = "0.2.0"
+__all__ = [
+    "CandidateLists",
+    "ContextAwareRanker",
+    "EmbeddingSet",
+    "Reranker",
+    "UserError",
+    "__version__",
+    "losses",
+    "metrics",
+    "scorers",
+]
 
 # Imported when first asked for (PEP 562): torch takes two seconds, which `rank-xmodal --help` has no use for.
 _MODULES = {
-    "CandidateLists": "candidate_lists",
-    "ContextAwareRanker": "ranker",
-    "EmbeddingSet": "embedding_set",
-    "Reranker": "reranker",
+    "CandidateLists": "data.candidate_lists",
+    "ContextAwareRanker": "scorers.context_aware.ranker",
+    "EmbeddingSet": "data.embedding_set",
+    "Reranker": "use.reranker",
     "UserError": "errors",
 }
 

@@ -1,4 +1,9 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and the nearest known name for its message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -7,3 +12,9 @@ class UserError(Exception):
     The message names the file, row or parameter, the value found and the remedy.
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return " Did you mean 'listnet'?" for the known name nearest to `name`, "" where none is near."""
+    close = get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.4)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from rank_xmodal.errors import UserError
 
@@ -81,6 +82,25 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}). It may have been cut short; make it again.") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds `key: value` lines; an empty one holds none.
+
+    Raises
+    ------
+    UserError
+        If it is missing, no YAML, or holds something else.
+    """
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file.") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}).") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise UserError(f"{path}: must hold `key: value` lines, found a {type(loaded).__name__}.")
+    return loaded or {}
 
 
 def read_parquet(path: Path) -> pa.Table:

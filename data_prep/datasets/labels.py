@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from data_prep.datasets.tables import Table
-from rank_xmodal.embedding_set import classes_of
+from rank_xmodal.data.checks import classes_of
 from rank_xmodal.errors import UserError
 
 
@@ -33,7 +34,7 @@ def read_labels(table: Table) -> list[str] | None:
     return result
 
 
-def labels_of_images(table: Table, images: Sequence[Hashable], labels: Sequence[str] | None) -> dict:
+def labels_of_images(table: Table, images: Sequence[Hashable], labels: Sequence[str] | None) -> dict[Any, str]:
     """Return the labels of each image, given the image and the labels of each caption; none without labels.
 
     Raises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from data_prep.datasets.tables import Table
 from rank_xmodal.errors import UserError
@@ -28,7 +29,7 @@ def read_splits(table: Table) -> list[str]:
     return splits
 
 
-def split_of_images(table: Table, images: Sequence[Hashable], splits: Sequence[str]) -> dict:
+def split_of_images(table: Table, images: Sequence[Hashable], splits: Sequence[str]) -> dict[Any, str]:
     """Return the split of each image, given the image and the split of each caption.
 
     Raises

@@ -7,7 +7,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from rank_xmodal.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 
 
 class Protected:
@@ -31,7 +31,7 @@ class Protected:
 
 
 def _classes(embeddings: np.ndarray, texts: pd.Series | None = None) -> np.ndarray:
-    """Number the rows so that exact duplicates share a number: the same embedding, or the same words."""
+    """Give rows numbers such that exact duplicates share a number: the same embedding, or the same words."""
     by_embedding = _equal_rows(embeddings)
     if texts is None:
         return by_embedding
@@ -45,7 +45,7 @@ def _classes(embeddings: np.ndarray, texts: pd.Series | None = None) -> np.ndarr
 
 
 def _equal_rows(rows: np.ndarray, block: int = 1_024) -> np.ndarray:
-    """Number the rows so that those of the same bytes share a number."""
+    """Give rows numbers such that those of the same bytes share a number."""
     rows = np.ascontiguousarray(rows)
     if rows.shape[1] * rows.itemsize % 8:
         return _by_bytes(rows)

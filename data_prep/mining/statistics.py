@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rank_xmodal.candidate_lists import CandidateLists
+from rank_xmodal.data.candidate_lists import CandidateLists
 
 _COLUMNS = ("mean", "std", "min", "25 %", "50 %", "75 %", "max")
 

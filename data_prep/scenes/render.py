@@ -13,7 +13,9 @@ SIDE = 64  # pixels; what the demo's encoder takes
 _OVERSAMPLE = 3  # drawn larger and shrunk, so that edges are smooth
 
 
-def _polygon(centre: tuple[float, float], radius: float, angles: list[float], radii: list[float]) -> list:
+def _polygon(
+    centre: tuple[float, float], radius: float, angles: list[float], radii: list[float]
+) -> list[tuple[float, float]]:
     return [
         (centre[0] + radius * r * math.sin(a), centre[1] - radius * r * math.cos(a))
         for a, r in zip(angles, radii, strict=True)

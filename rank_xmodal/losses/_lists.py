@@ -14,20 +14,30 @@ Reduction = Literal["mean", "none"]
 def prepare(scores: Tensor, labels: Tensor, reduction: str, *, padding: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Check the input and mask its padding.
 
-    Args:
-        scores: (B, L) floating point.
-        labels: (B, L) any dtype, finite; -1 (any negative number) marks padding.
-        reduction: "mean" or "none".
-        padding: what the scores are at padding.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point.
+    labels : Tensor (B, L)
+        Any dtype, finite; -1 (any negative number) marks padding.
+    reduction : {"mean", "none"}
+    padding : float
+        What the scores are at padding.
 
-    Returns:
-        scores: (B, L) in float32 or float64, `padding` at padding. The masking comes before any arithmetic, so whatever
-            a padded score holds, infinities and NaN included, neither reaches the loss nor receives a gradient.
-        labels: (B, L) in the dtype of the scores, -1 at padding.
-        valid: (B, L) bool, False at padding.
+    Returns
+    -------
+    scores : Tensor (B, L), float32 or float64
+        `padding` at padding. The masking comes before any arithmetic, so whatever a padded score holds, infinities and
+        NaN included, neither reaches the loss nor receives a gradient.
+    labels : Tensor (B, L), dtype of the scores
+        -1 at padding.
+    valid : Tensor (B, L), bool
+        False at padding.
 
-    Raises:
-        ValueError: wrong shape, wrong dtype, no items, a label that can't be one or an unknown reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape or dtype, no items, a label that can't be one or an unknown reduction.
     """
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction is {reduction!r}: pass 'mean' (over informative lists) or 'none' (one per list)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,16 +16,22 @@ _NEGLIGIBLE = 1e-30
 def sinkhorn_sort(logits: Tensor, values: Tensor, iterations: int) -> Tensor:
     """Return P v, P being softmax(logits) by rows, scaled towards row and column sums of 1.
 
-    Args:
-        logits: (B, L, L), floating point; no column without a finite entry.
-        values: (B, L), of the same type; a constant, no gradient reaches it.
-        iterations: number of column-then-row normalisations. Always carried out: a test for convergence would have to
-            ask the device at every step, and would let one list of a batch change the result of another.
+    Parameters
+    ----------
+    logits : Tensor (B, L, L)
+        Floating point; no column without a finite entry.
+    values : Tensor (B, L)
+        Of the same type; a constant, no gradient reaches it.
+    iterations : int
+        Number of column-then-row normalisations. Always carried out: a test for convergence would have to ask the
+        device at every step, and would let one list of a batch change the result of another.
 
-    Returns:
-        (B, L).
+    Returns
+    -------
+    Tensor (B, L)
     """
-    return _SinkhornSort.apply(logits, values, iterations)
+    apply: Callable[[Tensor, Tensor, int], Tensor] = _SinkhornSort.apply  # torch gives it no types
+    return apply(logits, values, iterations)
 
 
 class _SinkhornSort(torch.autograd.Function):
@@ -43,7 +50,7 @@ class _SinkhornSort(torch.autograd.Function):
         # system, and getting them anew would take a quarter of the time.
         memory = logits.new_empty(2 * lists * length * (length + 2 * iterations + 1))
         sizes = [lists * length * length] * 2 + [lists * length * (2 * iterations + 1)] * 2
-        matrix, transposed, lefts, rights = memory.split(sizes)
+        matrix, transposed, lefts, rights = torch.split(memory, sizes)
         matrix = torch.softmax(logits, -1, out=matrix.view_as(logits))
         threshold(matrix, _NEGLIGIBLE, 0.0, inplace=True)
         transposed = transposed.view_as(matrix).copy_(matrix.mT)

@@ -19,21 +19,40 @@ def approxndcg(scores: Tensor, labels: Tensor, *, alpha: float = 1.0, reduction:
     ranked positive as for a well ranked one: keep the spread of the scores within a few 1 / alpha. An item counts as
     half above another with the same score, so the order in which a list is stored does not matter.
 
-    Args:
-        scores: (B, L), floating point; at least float32 is used inside.
-        labels: (B, L), any dtype, binary or graded; -1 is padding.
-        alpha: steepness, the inverse of a temperature, above 0; Bruch et al. use 10.
-        reduction: "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point; at least float32 is used inside.
+    labels : Tensor (B, L)
+        Any dtype, binary or graded; -1 is padding.
+    alpha : float
+        Steepness, the inverse of a temperature, above 0; Bruch et al. use 10.
+    reduction : {"mean", "none"}
+        "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A scalar, or (B,), between -1 and 0.
 
-    Raises:
-        ValueError: a wrong shape, dtype, label, alpha or reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape, dtype, label, alpha or reduction.
 
-    Paper: Qin, Liu and Li, A General Approximation Framework for Direct Optimization of Information Retrieval Measures,
+    References
+    ----------
+    Qin, Liu and Li, A General Approximation Framework for Direct Optimization of Information Retrieval Measures,
     Information Retrieval 13, 2010, doi:10.1007/s10791-009-9124-x; with neural networks, Bruch et al., Revisiting
     Approximate Metric Optimization in the Age of Deep Neural Networks, SIGIR 2019, doi:10.1145/3331184.3331347.
+
+    Examples
+    --------
+    51 equal scores, one relevant item: rank 26, -1 / log2(27).
+
+    >>> import torch
+    >>> approxndcg(torch.zeros(1, 51), torch.eye(51)[:1])
+    tensor(-0.2103)
     """
     check_positive("alpha", alpha)
     scores, labels, valid = prepare(scores, labels, reduction)

@@ -18,20 +18,37 @@ def bce(scores: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Ten
     the level of the scores. Lists with only relevant or only non-relevant items would teach that level alone and are
     left out, as everywhere here.
 
-    Args:
-        scores: (B, L), floating point; at least float32 is used inside.
-        labels: (B, L), any dtype; above 0 is relevant, -1 is padding.
-        reduction: "mean" over the lists with a relevant and a non-relevant item, or "none" for (B,) with 0 for the
-            other lists.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point; at least float32 is used inside.
+    labels : Tensor (B, L)
+        Any dtype; above 0 is relevant, -1 is padding.
+    reduction : {"mean", "none"}
+        "mean" over the lists with a relevant and a non-relevant item, or "none" for (B,) with 0 for the other lists.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A scalar, or (B,).
 
-    Raises:
-        ValueError: a wrong shape, dtype, label or reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape, dtype, label or reduction.
 
-    Paper: Nallapati, Discriminative Models for Information Retrieval, SIGIR 2004; in a survey of pointwise losses, Liu,
+    References
+    ----------
+    Nallapati, Discriminative Models for Information Retrieval, SIGIR 2004; in a survey of pointwise losses, Liu,
     Learning to Rank for Information Retrieval, Foundations and Trends in IR, 2009, doi:10.1561/1500000016.
+
+    Examples
+    --------
+    51 equal scores, one relevant item: ln 2.
+
+    >>> import torch
+    >>> bce(torch.zeros(1, 51), torch.eye(51)[:1])
+    tensor(0.6931)
     """
     scores, labels, valid = prepare(scores, labels, reduction)
     relevant = labels > 0

@@ -10,25 +10,44 @@ from rank_xmodal.losses._pairs import preferred_pairs
 
 
 def hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0, reduction: Reduction = "mean") -> Tensor:
-    r"""The ranking SVM's hinge loss, averaged over the pairs of each list.
+    r"""Hinge loss of the ranking SVM, averaged over the pairs of each list.
 
     .. math:: \frac{1}{|\{y_i > y_j\}|} \sum_{y_i > y_j} \max(0, m - (s_i - s_j))
 
     Pairs further apart than the margin have no gradient; they stay in the average.
 
-    Args:
-        scores: (B, L), floating point; at least float32 is used inside.
-        labels: (B, L), any dtype, binary or graded; -1 is padding.
-        margin: m, above 0.
-        reduction: "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point; at least float32 is used inside.
+    labels : Tensor (B, L)
+        Any dtype, binary or graded; -1 is padding.
+    margin : float
+        m, above 0.
+    reduction : {"mean", "none"}
+        "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A scalar, or (B,).
 
-    Raises:
-        ValueError: a wrong shape, dtype, label, margin or reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape, dtype, label, margin or reduction.
 
-    Paper: Joachims, Optimizing Search Engines using Clickthrough Data, KDD 2002, doi:10.1145/775047.775067.
+    References
+    ----------
+    Joachims, Optimizing Search Engines using Clickthrough Data, KDD 2002, doi:10.1145/775047.775067.
+
+    Examples
+    --------
+    51 equal scores, one relevant item: the margin.
+
+    >>> import torch
+    >>> hinge(torch.zeros(1, 51), torch.eye(51)[:1])
+    tensor(1.)
     """
     check_positive("margin", margin)
     scores, labels, valid = prepare(scores, labels, reduction)

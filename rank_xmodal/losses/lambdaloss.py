@@ -42,23 +42,44 @@ def lambdaloss(
     Among equal scores the lower label is taken to stand higher, as the metrics here have it: the loss does not depend
     on the order in which a list is stored.
 
-    Args:
-        scores: (B, L), floating point; at least float32 is used inside.
-        labels: (B, L), any dtype, binary or graded; -1 is padding.
-        weighting: "ndcg2++", "ndcg2" or "ndcg1".
-        mu: weight of ndcg2 in ndcg2++, above 0; the others ignore it.
-        sigma: steepness, above 0.
-        k: truncation of NDCG, None for the whole list.
-        reduction: "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point; at least float32 is used inside.
+    labels : Tensor (B, L)
+        Any dtype, binary or graded; -1 is padding.
+    weighting : {"ndcg2++", "ndcg2", "ndcg1"}
+        As above.
+    mu : float
+        Weight of ndcg2 in ndcg2++, above 0; the others ignore it.
+    sigma : float
+        Steepness, above 0.
+    k : int | None
+        Truncation of NDCG, None for the whole list.
+    reduction : {"mean", "none"}
+        "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A scalar, or (B,).
 
-    Raises:
-        ValueError: a wrong shape, dtype, label, weighting, mu, sigma, k or reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape, dtype, label, weighting, mu, sigma, k or reduction.
 
-    Paper: Wang et al., The LambdaLoss Framework for Ranking Metric Optimization, CIKM 2018,
-    doi:10.1145/3269206.3271784.
+    References
+    ----------
+    Wang et al., The LambdaLoss Framework for Ranking Metric Optimization, CIKM 2018, doi:10.1145/3269206.3271784.
+
+    Examples
+    --------
+    51 equal scores, one relevant item.
+
+    >>> import torch
+    >>> lambdaloss(torch.zeros(1, 51), torch.eye(51)[:1])
+    tensor(8.5758)
     """
     if weighting not in _WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}: pass 'ndcg2++', 'ndcg2' or 'ndcg1'")

@@ -16,20 +16,38 @@ def listnet(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reducti
     The original puts a softmax over the labels too. With labels 0 and 1 that asks for a score gap of exactly 1 and
     pushes a positive that is further ahead back down, so here the target is labels / sum(labels).
 
-    Args:
-        scores: (B, L), floating point; at least float32 is used inside.
-        labels: (B, L), any dtype, binary or graded; -1 is padding.
-        temperature: T, above 0.
-        reduction: "mean" over the lists with a relevant item, or "none" for (B,) with 0 for the other lists.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point; at least float32 is used inside.
+    labels : Tensor (B, L)
+        Any dtype, binary or graded; -1 is padding.
+    temperature : float
+        T, above 0.
+    reduction : {"mean", "none"}
+        "mean" over the lists with a relevant item, or "none" for (B,) with 0 for the other lists.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A scalar, or (B,).
 
-    Raises:
-        ValueError: a wrong shape, dtype, label, temperature or reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape, dtype, label, temperature or reduction.
 
-    Paper: Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach, ICML 2007,
-    doi:10.1145/1273496.1273513.
+    References
+    ----------
+    Cao et al., Learning to Rank: From Pairwise Approach to Listwise Approach, ICML 2007, doi:10.1145/1273496.1273513.
+
+    Examples
+    --------
+    51 equal scores, one relevant item: ln 51.
+
+    >>> import torch
+    >>> listnet(torch.zeros(1, 51), torch.eye(51)[:1])
+    tensor(3.9318)
     """
     check_positive("temperature", temperature)
     # Finite, so that 0 times the log-probability of padding is 0; its probability is exactly 0 all the same.

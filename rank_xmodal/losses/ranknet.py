@@ -15,19 +15,38 @@ def ranknet(scores: Tensor, labels: Tensor, *, sigma: float = 1.0, reduction: Re
 
     .. math:: \frac{1}{|\{y_i > y_j\}|} \sum_{y_i > y_j} \log(1 + e^{-\sigma (s_i - s_j)})
 
-    Args:
-        scores: (B, L), floating point; at least float32 is used inside.
-        labels: (B, L), any dtype, binary or graded; -1 is padding.
-        sigma: steepness, above 0.
-        reduction: "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point; at least float32 is used inside.
+    labels : Tensor (B, L)
+        Any dtype, binary or graded; -1 is padding.
+    sigma : float
+        Steepness, above 0.
+    reduction : {"mean", "none"}
+        "mean" over the lists with two different labels, or "none" for (B,) with 0 for the other lists.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A scalar, or (B,).
 
-    Raises:
-        ValueError: a wrong shape, dtype, label, sigma or reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape, dtype, label, sigma or reduction.
 
-    Paper: Burges et al., Learning to Rank using Gradient Descent, ICML 2005, doi:10.1145/1102351.1102363.
+    References
+    ----------
+    Burges et al., Learning to Rank using Gradient Descent, ICML 2005, doi:10.1145/1102351.1102363.
+
+    Examples
+    --------
+    51 equal scores, one relevant item: ln 2.
+
+    >>> import torch
+    >>> ranknet(torch.zeros(1, 51), torch.eye(51)[:1])
+    tensor(0.6931)
     """
     check_positive("sigma", sigma)
     scores, labels, valid = prepare(scores, labels, reduction)

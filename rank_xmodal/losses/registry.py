@@ -6,13 +6,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rank_xmodal.errors import UserError
+from rank_xmodal.errors import UserError, did_you_mean
 
 _INPUT = ("scores", "labels", "reduction")
 
@@ -55,17 +54,29 @@ class Loss:
         object.__setattr__(self, "parameters", tuple(parameters))
 
     def configured(self, **params: Any) -> Callable[..., Tensor]:
-        """Fix the parameters. Returns a callable (scores, labels, reduction="mean").
+        """Fix the parameters.
 
-        Raises:
-            UserError: an unknown parameter or a bad value.
+        Parameters
+        ----------
+        **params : Any
+            Those left out keep their defaults.
+
+        Returns
+        -------
+        Callable
+            (scores, labels, reduction="mean") to the loss.
+
+        Raises
+        ------
+        UserError
+            An unknown parameter or a bad value.
         """
         known = [p.name for p in self.parameters]
         for name in params:
             if name not in known:
                 takes = ", ".join(f"{p.name} (default {p.default})" for p in self.parameters) or "none"
                 raise UserError(
-                    f"loss {self.name!r} has no parameter {name!r}.{nearest(name, known)} Its parameters: {takes}"
+                    f"loss {self.name!r} has no parameter {name!r}.{did_you_mean(name, known)} Its parameters: {takes}"
                 )
         loss = functools.partial(self.function, **params)
         try:
@@ -74,9 +85,3 @@ class Loss:
         except ValueError as error:
             raise UserError(f"loss {self.name!r}: {error}") from error
         return loss
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """' Did you mean ...?', or nothing when no known name is close."""
-    close = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -19,20 +19,38 @@ def smoothap(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reduct
     cosines; scores of a ranker have no such bound. An item counts as half above another with the same score, so the
     order in which a list is stored does not matter.
 
-    Args:
-        scores: (B, L), floating point; at least float32 is used inside.
-        labels: (B, L), any dtype; above 0 is relevant, -1 is padding.
-        temperature: T, above 0.
-        reduction: "mean" over the lists with a relevant and a non-relevant item, or "none" for (B,) with 0 for the
-            other lists.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point; at least float32 is used inside.
+    labels : Tensor (B, L)
+        Any dtype; above 0 is relevant, -1 is padding.
+    temperature : float
+        T, above 0.
+    reduction : {"mean", "none"}
+        "mean" over the lists with a relevant and a non-relevant item, or "none" for (B,) with 0 for the other lists.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A scalar, or (B,), between 0 and 1.
 
-    Raises:
-        ValueError: a wrong shape, dtype, label, temperature or reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape, dtype, label, temperature or reduction.
 
-    Paper: Brown et al., Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval, ECCV 2020, arXiv:2007.12163.
+    References
+    ----------
+    Brown et al., Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval, ECCV 2020, arXiv:2007.12163.
+
+    Examples
+    --------
+    51 equal scores, one relevant item: rank 26, 1 - 1 / 26.
+
+    >>> import torch
+    >>> smoothap(torch.zeros(1, 51), torch.eye(51)[:1])
+    tensor(0.9615)
     """
     check_positive("temperature", temperature)
     scores, labels, valid = prepare(scores, labels, reduction)

@@ -19,21 +19,38 @@ def softmax(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reducti
     non-relevant items, and the loss falls to 0 once all of R is far above the rest. With one relevant item in the list
     the two are the same. listnet also weights by grade; here any label above 0 is relevant.
 
-    Args:
-        scores: (B, L), floating point; at least float32 is used inside.
-        labels: (B, L), any dtype; above 0 is relevant, -1 is padding.
-        temperature: T, above 0.
-        reduction: "mean" over the lists with a relevant and a non-relevant item, or "none" for (B,) with 0 for the
-            other lists.
+    Parameters
+    ----------
+    scores : Tensor (B, L)
+        Floating point; at least float32 is used inside.
+    labels : Tensor (B, L)
+        Any dtype; above 0 is relevant, -1 is padding.
+    temperature : float
+        T, above 0.
+    reduction : {"mean", "none"}
+        "mean" over the lists with a relevant and a non-relevant item, or "none" for (B,) with 0 for the other lists.
 
-    Returns:
+    Returns
+    -------
+    Tensor
         A scalar, or (B,).
 
-    Raises:
-        ValueError: a wrong shape, dtype, label, temperature or reduction.
+    Raises
+    ------
+    ValueError
+        A wrong shape, dtype, label, temperature or reduction.
 
-    Paper: van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018,
-    arXiv:1807.03748.
+    References
+    ----------
+    van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018, arXiv:1807.03748.
+
+    Examples
+    --------
+    51 equal scores, one relevant item: ln 51.
+
+    >>> import torch
+    >>> softmax(torch.zeros(1, 51), torch.eye(51)[:1])
+    tensor(3.9318)
     """
     check_positive("temperature", temperature)
     scores, labels, valid = prepare(scores, labels, reduction)

@@ -18,12 +18,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Protocol
 
 from torch import Tensor
 
-from rank_xmodal.errors import UserError
+from rank_xmodal.errors import UserError, did_you_mean
 from rank_xmodal.metrics.first_relevant_rank import first_relevant_rank
 from rank_xmodal.metrics.hit_rate import hit_rate
 from rank_xmodal.metrics.map_at_k import map_at_k
@@ -72,10 +71,21 @@ class Metric(Protocol):
 
 
 def get(name: str) -> Metric:
-    """Look up a metric by its name in a table, in any case: "R@1", "hit_rate@5", "recall@5", "MRR", "NDCG@10", "MAP@5".
+    """Look up a metric by its name in a table.
 
-    Raises:
-        UserError: an unknown name; names the nearest known one.
+    Parameters
+    ----------
+    name : str
+        In any case: "R@1", "hit_rate@5", "recall@5", "MRR", "NDCG@10", "MAP@5".
+
+    Returns
+    -------
+    Metric
+
+    Raises
+    ------
+    UserError
+        An unknown name; names the nearest known one.
     """
     match = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]*))?", name.strip().lower())
     kind, k = match.groups() if match else (None, None)
@@ -87,7 +97,35 @@ def get(name: str) -> Metric:
 
 
 def compute(name: str, scores: Tensor, labels: Tensor, n_relevant: Tensor | None = None) -> Tensor:
-    """Compute a metric by name: `compute("R@1", scores, labels)`. Returns (Q,); raises as `get` and the metric do."""
+    """Compute a metric by name.
+
+    Parameters
+    ----------
+    name : str
+        As `get` takes it.
+    scores : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is relevant, -1 is padding.
+    n_relevant : Tensor (Q,), optional
+        As the metric takes it; ignored by those that don't use it.
+
+    Returns
+    -------
+    Tensor (Q,), float64
+
+    Raises
+    ------
+    UserError
+        As `get`.
+    ValueError
+        As the metric.
+
+    Examples
+    --------
+    >>> import torch
+    >>> compute("R@1", torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([[1, 0], [0, 1]]))
+    tensor([1., 0.], dtype=torch.float64)
+    """
     return get(name)(scores, labels, n_relevant)
 
 
@@ -104,8 +142,8 @@ def _call(
 
 
 def _nearest(name: str) -> str:
-    spelt = {form.removesuffix("@k").lower(): form for form in _FORMS}
-    letters = re.split(r"[^a-z_]", name.strip().lower())[0]
-    close = get_close_matches(letters, spelt, n=1, cutoff=0.5)
+    """`did_you_mean` by the letters alone, with the k that was asked for put back in."""
     k = re.search(r"[1-9][0-9]*", name)
-    return f" Did you mean {spelt[close[0]].replace('@k', f'@{k.group() if k else 10}')!r}?" if close else ""
+    spelt = {form.removesuffix("@k").lower(): form.replace("@k", f"@{k.group() if k else 10}") for form in _FORMS}
+    letters = re.split(r"[^a-z_]", name.strip().lower())[0]
+    return re.sub(r"'(.+)'", lambda found: repr(spelt[found[1]]), did_you_mean(letters, spelt))

@@ -14,15 +14,21 @@ def ranked_labels(scores: Tensor, labels: Tensor) -> Tensor:
     relevant one: a scorer that cannot tell items apart gets the worst of their orders, and a constant one does not
     beat chance.
 
-    Args:
-        scores: (Q, L).
-        labels: (Q, L); above 0 is relevant, -1 (any negative number) is padding, whose score is ignored.
+    Parameters
+    ----------
+    scores : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is relevant, -1 (any negative number) is padding, whose score is ignored.
 
-    Returns:
-        (Q, L) float64, padding last, as 0.
+    Returns
+    -------
+    Tensor (Q, L), float64
+        Padding last, as 0.
 
-    Raises:
-        ValueError: a wrong shape, or a NaN among the scores.
+    Raises
+    ------
+    ValueError
+        A wrong shape, or a NaN among the scores.
     """
     if scores.dim() != 2 or scores.shape[1] == 0:
         raise ValueError(f"scores has shape {tuple(scores.shape)}: pass (queries, items per list), at least one item")
@@ -51,10 +57,12 @@ def check_k(k: int) -> None:
 
 
 def count_relevant(ranked: Tensor, n_relevant: Tensor | None) -> Tensor:
-    """Number of relevant items per query, (Q,) float64: `n_relevant`, or those in the list.
+    """Return the number of relevant items per query, (Q,) float64: `n_relevant`, or those in the list.
 
-    Raises:
-        ValueError: `n_relevant` has another shape, or is below the number of relevant items that the list holds.
+    Raises
+    ------
+    ValueError
+        `n_relevant` has another shape, or is below the number of relevant items that the list holds.
     """
     listed = (ranked > 0).sum(dim=1).double()
     if n_relevant is None:

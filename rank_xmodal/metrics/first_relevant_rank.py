@@ -9,18 +9,27 @@ from rank_xmodal.metrics._ranking import ranked_labels
 
 
 def first_relevant_rank(scores: Tensor, labels: Tensor) -> Tensor:
-    """1-based rank of the first relevant item of each query.
+    """Return the 1-based rank of the first relevant item of each query.
 
-    Args:
-        scores: (Q, L).
-        labels: (Q, L); above 0 is relevant, -1 is padding.
+    Parameters
+    ----------
+    scores : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is relevant, -1 is padding.
 
-    Returns:
-        (Q,) float64; infinity where no item is relevant. Tied non-relevant items count as ranked above.
+    Returns
+    -------
+    Tensor (Q,), float64
+        Infinity where no item is relevant. Tied non-relevant items count as ranked above.
 
-    Raises:
-        ValueError: a wrong shape, or a NaN among the scores.
+    Raises
+    ------
+    ValueError
+        A wrong shape, or a NaN among the scores.
 
+    Examples
+    --------
+    >>> import torch
     >>> first_relevant_rank(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 1, 0]]))
     tensor([2.], dtype=torch.float64)
     """

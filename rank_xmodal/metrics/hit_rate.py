@@ -13,16 +13,30 @@ def hit_rate(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 
     Its mean is what papers on image-text retrieval print as R@K. The share of relevant items found is `recall`.
 
-    Args:
-        scores: (Q, L).
-        labels: (Q, L); above 0 is relevant, -1 is padding.
-        k: at least 1.
+    Parameters
+    ----------
+    scores : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is relevant, -1 is padding.
+    k : int
+        At least 1.
 
-    Returns:
-        (Q,) float64. Tied non-relevant items count as ranked above.
+    Returns
+    -------
+    Tensor (Q,), float64
+        Tied non-relevant items count as ranked above.
 
-    Raises:
-        ValueError: a wrong shape or k, or a NaN among the scores.
+    Raises
+    ------
+    ValueError
+        A wrong shape or k, or a NaN among the scores.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores, labels = torch.tensor([[3.0, 2.0, 1.0]] * 2), torch.tensor([[1, 0, 1], [0, 0, 1]])
+    >>> hit_rate(scores, labels, k=1)
+    tensor([1., 0.], dtype=torch.float64)
     """
     check_k(k)
     return (first_relevant_rank(scores, labels) <= k).double()

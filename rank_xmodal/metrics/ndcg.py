@@ -13,21 +13,38 @@ def ndcg(scores: Tensor, labels: Tensor, k: int, n_relevant: Tensor | None = Non
 
     .. math:: \frac{1}{\mathrm{IDCG@}k} \sum_{r \le k} \frac{2^{y_r} - 1}{\log_2(1 + r)}
 
-    Args:
-        scores: (Q, L).
-        labels: (Q, L); above 0 is relevant, -1 is padding.
-        k: at least 1.
-        n_relevant: (Q,), relevant items of each query in the whole gallery, where the lists are only its top. The ideal
-            order then also holds the missing ones, with label 1. By default the ideal is that of the list.
+    Parameters
+    ----------
+    scores : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is relevant, -1 is padding.
+    k : int
+        At least 1.
+    n_relevant : Tensor (Q,), optional
+        Relevant items of each query in the whole gallery, where the lists are only its top. The ideal order then also
+        holds the missing ones, with label 1. By default the ideal is that of the list.
 
-    Returns:
-        (Q,) float64. Tied items with a lower label count as ranked above.
+    Returns
+    -------
+    Tensor (Q,), float64
+        Tied items with a lower label count as ranked above.
 
-    Raises:
-        ValueError: a wrong shape or k, a NaN among the scores, or n_relevant below what a list holds.
+    Raises
+    ------
+    ValueError
+        A wrong shape or k, a NaN among the scores, or n_relevant below what a list holds.
 
-    Paper: Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, TOIS 2002,
-    doi:10.1145/582415.582418; the gain is that of Burges et al., ICML 2005.
+    References
+    ----------
+    Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, TOIS 2002, doi:10.1145/582415.582418; the
+    gain is that of Burges et al., ICML 2005.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores, labels = torch.tensor([[3.0, 2.0, 1.0]] * 2), torch.tensor([[1, 0, 1], [0, 0, 1]])
+    >>> ndcg(scores, labels, k=3)
+    tensor([0.9197, 0.5000], dtype=torch.float64)
     """
     check_k(k)
     ranked = ranked_labels(scores, labels)

@@ -44,15 +44,32 @@ class PairDecisions:
 def at_threshold(scores: Tensor, labels: Tensor, threshold: float, n_relevant: Tensor | None = None) -> PairDecisions:
     """Judge the pairs that score at least `threshold`.
 
-    Args:
-        scores: (Q, L).
-        labels: (Q, L); above 0 is a match, -1 is padding.
-        threshold: any number but NaN.
-        n_relevant: (Q,), matches of each query in the whole gallery, where the lists are only its top. Those outside
-            the list are false negatives: nothing calls them a match. By default those in the list.
+    Parameters
+    ----------
+    scores : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is a match, -1 is padding.
+    threshold : float
+        Any number but NaN.
+    n_relevant : Tensor (Q,), optional
+        Matches of each query in the whole gallery, where the lists are only its top. Those outside the list are false
+        negatives: nothing calls them a match. By default those in the list.
 
-    Raises:
-        ValueError: a wrong shape, a NaN, or n_relevant below what a list holds.
+    Returns
+    -------
+    PairDecisions
+
+    Raises
+    ------
+    ValueError
+        A wrong shape, a NaN, or n_relevant below what a list holds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores, labels = torch.tensor([[3.0, 2.0, 1.0]] * 2), torch.tensor([[1, 0, 0], [0, 1, 0]])
+    >>> at_threshold(scores, labels, 3.0)
+    PairDecisions(threshold=3.0, precision=0.5, recall=0.5, f1=0.5, confusion=((3, 1), (1, 1)))
     """
     if math.isnan(threshold):
         raise ValueError("threshold is NaN: pass a number")
@@ -67,13 +84,28 @@ def at_threshold(scores: Tensor, labels: Tensor, threshold: float, n_relevant: T
 def best_f1(scores: Tensor, labels: Tensor, n_relevant: Tensor | None = None) -> PairDecisions:
     """Judge the pairs at the threshold, one of the scores, whose F1 is the highest; of several, the highest one.
 
-    Args:
-        scores: (Q, L).
-        labels: (Q, L); above 0 is a match, -1 is padding.
-        n_relevant: as in `at_threshold`.
+    Parameters
+    ----------
+    scores : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is a match, -1 is padding.
+    n_relevant : Tensor (Q,), optional
+        As in `at_threshold`.
 
-    Raises:
-        ValueError: as `at_threshold`, or lists that hold padding alone.
+    Returns
+    -------
+    PairDecisions
+
+    Raises
+    ------
+    ValueError
+        As `at_threshold`, or lists that hold padding alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> best_f1(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), torch.tensor([[1, 1, 0, 0]]))
+    PairDecisions(threshold=3.0, precision=1.0, recall=1.0, f1=1.0, confusion=((2, 0), (0, 2)))
     """
     score, match, outside = _pairs(scores, labels, n_relevant)
     if not len(score):

@@ -13,18 +13,33 @@ def recall(scores: Tensor, labels: Tensor, k: int, n_relevant: Tensor | None = N
 
     Not the R@K of image-text retrieval: that is `hit_rate`.
 
-    Args:
-        scores: (Q, L).
-        labels: (Q, L); above 0 is relevant, -1 is padding.
-        k: at least 1.
-        n_relevant: (Q,), relevant items of each query in the whole gallery, where the lists are only its top. By
-            default those in the list.
+    Parameters
+    ----------
+    scores : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is relevant, -1 is padding.
+    k : int
+        At least 1.
+    n_relevant : Tensor (Q,), optional
+        Relevant items of each query in the whole gallery, where the lists are only its top. By default those in the
+        list.
 
-    Returns:
-        (Q,) float64. Tied non-relevant items count as ranked above.
+    Returns
+    -------
+    Tensor (Q,), float64
+        Tied non-relevant items count as ranked above.
 
-    Raises:
-        ValueError: a wrong shape or k, a NaN among the scores, or n_relevant below what a list holds.
+    Raises
+    ------
+    ValueError
+        A wrong shape or k, a NaN among the scores, or n_relevant below what a list holds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> scores, labels = torch.tensor([[3.0, 2.0, 1.0]] * 2), torch.tensor([[1, 0, 1], [0, 0, 1]])
+    >>> recall(scores, labels, k=1)
+    tensor([0.5000, 0.0000], dtype=torch.float64)
     """
     check_k(k)
     ranked = ranked_labels(scores, labels)

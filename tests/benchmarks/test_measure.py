@@ -11,8 +11,8 @@ import torch
 from benchmarks import __main__ as bench
 from benchmarks import growth, measure, training_step
 from benchmarks.corpus import embedding_set, unit_rows
-from rank_xmodal.allrank_ranker import AllRankRanker
 from rank_xmodal.errors import UserError
+from rank_xmodal.scorers.allrank import AllRankRanker
 
 sleeping = functools.partial(functools.partial, time.sleep)  # a function that returns one
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.embed import embed
-from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from data_prep.importing import import_clip_retrieval, import_embeddings
-from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 
 TABLE = """caption_id,image_id,caption,split,source

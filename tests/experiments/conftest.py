@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet
 
 
 @pytest.fixture(scope="session")

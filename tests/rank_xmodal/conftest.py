@@ -7,11 +7,18 @@ import pandas as pd
 import pytest
 import torch
 
-from rank_xmodal import settings
-from rank_xmodal.candidate_lists import CandidateLists
-from rank_xmodal.embedding_set import EmbeddingSet
-from rank_xmodal.evaluation import first_stage
-from rank_xmodal.ranker import ListBatch
+from rank_xmodal import scorers
+from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.evaluation.judging import judge
+from rank_xmodal.lists.list_batch import ListBatch
+from rank_xmodal.lists.scoring import HeldOut
+from rank_xmodal.retrieval.gallery import rank_gallery
+from rank_xmodal.retrieval.query_bank import choose_bank
+from rank_xmodal.scorers import Stack
+from rank_xmodal.scorers.cosine import Cosine
+from rank_xmodal.scorers.stack import TrainingPart, fit_stack, rows_of, score_rows
+from rank_xmodal.training.watch import Watch
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +66,7 @@ def planted(images=400, per_image=2, d=24, seed=0):
 
 def lists_of(data, direction="t2i", depth=30):
     """Return training lists as they occur in use: the top of the train gallery, queries without a hit dropped."""
-    stage = first_stage(data, direction, "train", depth=depth)
+    stage = rank_gallery(data, direction, "train", depth=depth)
     kept = (stage.lists.labels > 0).any(axis=1)
     arrays = {name: getattr(stage.lists, name)[kept] for name in ("query", "candidates", "labels", "cosine")}
     return CandidateLists(**arrays, info=stage.lists.info)
@@ -67,7 +74,28 @@ def lists_of(data, direction="t2i", depth=30):
 
 def chosen(**values):
     """Return settings for a training of a second."""
-    return settings.parse({"epochs": 3, "batch_size": 32, "device": "cpu", "dropout": 0.1, **values})
+    return scorers.parse({"epochs": 3, "batch_size": 32, "device": "cpu", "dropout": 0.1, **values})
+
+
+def train(data, lists, settings, *, direction="t2i", validation=None, **watch):
+    """Return a stack, fitted on these lists; keywords are those of `Watch`."""
+    return fit_stack(
+        scorers.class_of(settings.scorer)(settings), data, direction, parts=[TrainingPart(lists, data)],
+        validation=validation, seed=settings.seed, device=torch.device("cpu"), watch=Watch(**watch),
+    )  # fmt: skip
+
+
+def report_of(stack, data, direction="t2i", **options):
+    """Return the test report of a stack and its values by query."""
+    gallery = rank_gallery(data, direction, "test", **options)
+    return judge(score_rows(rows_of(stack), data, gallery.lists, torch.device("cpu")), gallery)
+
+
+def held_out(data, direction, split="val"):
+    """Return lists to choose by, scored by cosine alone."""
+    gallery = rank_gallery(data, direction, split)
+    stack = Stack(Cosine(), data.queries(direction)[choose_bank(data, direction)])
+    return HeldOut(gallery, stack.tensors(data, gallery.lists, torch.device("cpu")))
 
 
 def random_batch(lists=3, length=7, dim=12, near=10, seed=0):
@@ -105,6 +133,9 @@ def corpus():
         planted=planted,
         lists_of=lists_of,
         chosen=chosen,
+        held_out=held_out,
+        train=train,
+        report_of=report_of,
         random_batch=random_batch,
         pad=pad,
     )

@@ -1,5 +1,6 @@
 """What is imported from the package itself, and when."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -16,13 +17,14 @@ def loads_torch(code):
 
 def test_every_public_name_is_there_and_listed():
     assert set(rank_xmodal.__all__) <= set(dir(rank_xmodal))
-    for name in rank_xmodal.__all__:
+    assert rank_xmodal.__version__ == importlib.metadata.version("rank-xmodal")
+    for name in set(rank_xmodal.__all__) - {"__version__"}:
         assert getattr(rank_xmodal, name).__name__.split(".")[-1] == name
     assert rank_xmodal.losses.listnet.__name__ == "listnet"
 
 
 def test_a_wrong_name_is_an_attribute_error_that_names_it():
-    assert rank_xmodal.query_bank.choose_bank  # a module
+    assert rank_xmodal.retrieval.query_bank.choose_bank  # a module
     with pytest.raises(AttributeError, match="Rerankr"):
         _ = rank_xmodal.Rerankr
     with pytest.raises(ImportError, match="Rerankr"):
@@ -30,7 +32,7 @@ def test_a_wrong_name_is_an_attribute_error_that_names_it():
 
 
 def test_help_and_a_wrong_option_do_not_wait_for_torch():
-    ask = "from experiments import cli\ntry: cli.main({})\nexcept SystemExit: pass"
+    ask = "from experiments.cli.main import main\ntry: main({})\nexcept SystemExit: pass"
     assert not loads_torch(ask.format(["train", "--help"]))
     assert not loads_torch(ask.format(["train", "--los", "listnet"]))
     assert loads_torch("import rank_xmodal; rank_xmodal.losses")

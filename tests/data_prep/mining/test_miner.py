@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from data_prep.mining.miner import mine
 from data_prep.mining.pools import draw
 from data_prep.mining.statistics import format_report
-from rank_xmodal.candidate_lists import CandidateLists
-from rank_xmodal.embedding_set import EmbeddingSet
+from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""allRank, imported without its data loader, which needs torchvision and Google Cloud to define the number -1."""
+"""A list of 51 that every loss knows a closed form for, and allRank to compare with."""
 
 import importlib
 import sys
@@ -18,9 +18,18 @@ def one_thread_one_seed():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def one_of_51():
+    """51 equal scores, and labels of which one is 1."""
+    return torch.zeros(1, 51), torch.eye(51)[7:8]
+
+
 @pytest.fixture(scope="session")
 def allrank():
-    """Namespace with allRank's `losses` and `metrics` modules; the test is skipped where allRank is not installed."""
+    """Namespace with allRank's `losses` and `metrics` modules; the test is skipped where allRank is not installed.
+
+    Imported without its data loader, which needs torchvision and Google Cloud to define the number -1.
+    """
     pytest.importorskip("allrank")
     loader = "allrank.data.dataset_loading"
     stand_in = None

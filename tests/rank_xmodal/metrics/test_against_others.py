@@ -19,6 +19,7 @@ from rank_xmodal import metrics
         ("recall@5", "R@5"),
         ("recall@1", "R@1"),
         ("NDCG@10", "nDCG@10"),
+        ("MAP@5", "AP@5"),
     ],
 )
 def test_equals_ir_measures_without_ties(lists, ours, theirs):

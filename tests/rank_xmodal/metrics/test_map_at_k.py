@@ -2,7 +2,6 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from rank_xmodal import metrics
 from rank_xmodal.metrics import map_at_k
 
 
@@ -34,37 +33,3 @@ def test_is_the_sum_of_precisions_at_relevant_items_over_all_of_them(sample, k):
 def test_by_hand():
     scores, labels = torch.tensor([[4.0, 3.0, 2.0, 1.0]]), torch.tensor([[2, 0, 1, 1]])
     assert map_at_k(scores, labels, k=3).item() == pytest.approx((1 + 2 / 3) / 3)
-
-
-def test_relevant_items_outside_the_list_count_as_not_found():
-    scores, labels = torch.tensor([[3.0, 2.0], [3.0, 2.0], [3.0, 2.0]]), torch.tensor([[1, 0], [0, 0], [0, 0]])
-    assert map_at_k(scores, labels, k=2, n_relevant=torch.tensor([5, 1, 0])).tolist() == [0.2, 0.0, 0.0]
-
-
-def test_equals_ir_measures_without_ties(lists):
-    ir_measures = pytest.importorskip("ir_measures")
-    scores, labels = lists.random(11)
-    judgements, run = [], []
-    for query, (row, judged) in enumerate(zip(scores.tolist(), labels.tolist(), strict=True)):
-        for item, (score, label) in enumerate(zip(row, judged, strict=True)):
-            if label >= 0:
-                judgements.append(ir_measures.Qrel(str(query), str(item), label))
-                run.append(ir_measures.ScoredDoc(str(query), str(item), score))
-    measure = ir_measures.parse_measure("AP@5")
-    reference = {int(m.query_id): m.value for m in ir_measures.iter_calc([measure], judgements, run)}
-    values = metrics.compute("MAP@5", scores, labels).tolist()
-    assert {query: values[query] for query in reference} == pytest.approx(reference)
-
-
-def test_its_name_takes_k_and_n_relevant(lists):
-    scores, labels = lists.random(3)
-    total = (labels > 0).sum(1) + 2
-    assert torch.equal(metrics.get("MAP@5")(scores, labels), map_at_k(scores, labels, 5))
-    assert torch.equal(metrics.get("map@5")(scores, labels, total), map_at_k(scores, labels, 5, total))
-    assert not torch.equal(map_at_k(scores, labels, 5, total), map_at_k(scores, labels, 5))
-
-
-@pytest.mark.parametrize("k", [0, -1, 1.5, True])
-def test_a_bad_k(k):
-    with pytest.raises(ValueError, match=r"k is .*: pass an integer of at least 1"):
-        map_at_k(torch.zeros(1, 2), torch.zeros(1, 2), k)

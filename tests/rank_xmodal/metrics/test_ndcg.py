@@ -27,22 +27,9 @@ def test_ideal_order_holds_the_relevant_items_outside_the_list(sample, k):
     assert ndcg(sample.scores, sample.labels, k, n_relevant=total).tolist() == pytest.approx(expected)
 
 
-def test_random_order_of_51(lists):
-    assert ndcg(*lists.every_position(), k=10).mean().item() == pytest.approx(0.08909, abs=5e-6)
-
-
-def test_constant_scorer_does_not_beat_chance(lists):
-    _, labels = lists.every_position()
-    assert ndcg(torch.zeros(51, 51), labels, k=10).mean() == 0.0
-
-
 def test_perfect_and_worst():
     labels = torch.tensor([[3, 2, 1, 0]]).repeat(2, 1)
     scores = torch.tensor([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
     perfect, worst = ndcg(scores, labels, k=4).tolist()
     assert perfect == pytest.approx(1.0)
     assert worst == pytest.approx(by_loops([0, 1, 2, 3], 4))
-
-
-def test_a_list_without_a_relevant_item_is_a_miss():
-    assert ndcg(torch.zeros(2, 3), torch.tensor([[0, 0, 0], [-1, -1, -1]]), k=2).tolist() == [0.0, 0.0]

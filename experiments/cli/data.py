@@ -1,0 +1,124 @@
+"""Verbs that make embedding sets and candidate lists: embed, import, mine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.cli import options
+from experiments.cli.options import PATH, say
+from rank_xmodal.errors import UserError
+
+
+@click.command()
+@click.option("--dataset", type=click.Choice(["scenes", "flickr30k", "coco", "folder"]), required=True)
+@click.option("--root", type=PATH, required=True, help="The dataset's folder (scenes: made there).")
+@click.option(
+    "--model", required=True, help="open_clip's model name, e.g. ViT-B-32-quickgelu; scenes-clip is the demo's."
+)
+@click.option("--pretrained", required=True, help="A pretrained tag of that model, or a weights file.")
+@click.option("--out", type=PATH, required=True, help="Folder of the embedding set.")
+@click.option("--captions", type=PATH, help="folder: the CSV or Parquet of captions.")
+@click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=None, help="scenes, and folders without a split column.")
+@click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
+@options.device
+def embed(
+    dataset: str, root: Path, model: str, pretrained: str, out: Path, captions: Path | None, name: str | None,
+    batch_size: int, seed: int | None, overwrite: bool, device: str,
+) -> None:  # fmt: skip
+    """Embed a dataset's images and captions with a frozen CLIP. Interrupted, it goes on where it stopped."""
+    from data_prep.datasets import load
+    from data_prep.embed import embed as run
+    from data_prep.encoder import load_encoder
+
+    corpus = load(dataset, root, say=say, seed=seed, captions=captions)
+    encoder = load_encoder(model, pretrained, None if device == "auto" else device, say=say)
+    made = run(corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, name=name, say=say)
+    _describe(made)
+
+
+@click.command("import")
+@click.option("--images", type=PATH, required=True, help="A.npy, or clip-retrieval's folder.")
+@click.option("--texts", type=PATH, help="B.npy")
+@click.option("--captions", type=PATH, help="C.csv: caption_id,image_id,caption,split[,labels]")
+@click.option("--out", type=PATH, required=True, help="Folder of the embedding set.")
+@click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
+@click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
+def import_(
+    images: Path, texts: Path | None, captions: Path | None, out: Path, name: str | None, overwrite: bool
+) -> None:
+    """Take embeddings made elsewhere: two .npy files with a CSV, or a folder that clip-retrieval wrote."""
+    from data_prep.importing import import_clip_retrieval, import_embeddings
+
+    if images.is_dir():
+        if texts or captions:
+            raise UserError(
+                f"--images {images} is a folder, clip-retrieval's layout: leave out --texts and --captions."
+            )
+        made = import_clip_retrieval(images, out, name, overwrite=overwrite, say=say)
+    elif texts is None or captions is None:
+        raise UserError("import: give --texts B.npy and --captions C.csv too, or a clip-retrieval folder as --images.")
+    else:
+        made = import_embeddings(images, texts, captions, out, name, overwrite=overwrite, say=say)
+    _describe(made)
+
+
+def _describe(made: Any) -> None:
+    counts = ", ".join(
+        f"{split} {n['images']:,} images / {n['texts']:,} texts" for split, n in made.meta["counts"].items()
+    )
+    classes = f"; {len(made.classes):,} classes" if made.labelled else ""
+    click.echo(f"{made.root}: {made.dim} wide; {counts}{classes}")
+
+
+def _pool(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
+    if value == "all":
+        return value
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither a number nor 'all'.")
+    return int(value)
+
+
+@click.command()
+@click.argument("data", type=PATH)
+@options.direction
+@click.option("--split", type=click.Choice(["train", "val", "test"]), default="train", show_default=True)
+@click.option("--negatives", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--pool", default="200", show_default=True, callback=_pool, help="Random candidates per query, or all.")
+@click.option("--protocol", type=click.Choice(["clean", "paper", "natural"]), default="clean", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--range-min", type=click.IntRange(0), default=0, show_default=True, help="Skip the most similar ones.")
+@click.option("--absolute-margin", type=float, help="Keep negatives this far below the positive's cosine.")
+@click.option("--relative-margin", type=float, help="The same, as a share of the positive's cosine.")
+@click.option("--max-score", type=float, help="Keep negatives of at most this cosine.")
+@click.option("--out", type=PATH, help="By default lists/DIRECTION-SPLIT.parquet in DATA.")
+def mine(data: Path, direction: str, split: str, out: Path | None, **options: Any) -> None:
+    """Mine hard negatives by CLIP cosine into candidate lists."""
+    from data_prep.mining.miner import mine as run
+    from data_prep.mining.statistics import format_report
+    from data_prep.progress import progress_bar
+    from experiments.run.lists import default_path
+    from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+
+    opened = EmbeddingSet.open(data)
+    way = check_direction(direction)
+    done = 0
+    with progress_bar("queries", len(opened.query_rows(way, split)), say=say) as advance:
+
+        def progress(count: int, total: int) -> None:
+            nonlocal done
+            advance(count - done)
+            done = count
+
+        lists = run(opened, way, split, progress=progress, **options)
+    target = out or default_path(opened, way, split)
+    lists.write(target)
+    click.echo(format_report(lists))
+    click.echo(f"wrote {target}: {len(lists):,} lists of {lists.length}")
+
+
+COMMANDS = (embed, import_, mine)

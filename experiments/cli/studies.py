@@ -1,0 +1,3 @@
+"""Verbs that compare settings: study, grid, paper, demo, compare."""
+
+COMMANDS = ()

@@ -1,0 +1,36 @@
+"""Verbs that put a ranker to use: search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.cli import options
+from experiments.cli.options import PATH, say
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.option("--data", type=PATH, required=True, help="The embedding set to search.")
+@click.option("--text", help="A caption to find images for.")
+@click.option("--image", type=PATH, help="An image to find captions for.")
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Search this split only.")
+@options.first_stage
+@click.option("--pretrained", help="The encoder's weights, where they are not where they were.")
+@options.device
+def search(run: Path, data: Path, text: str | None, image: Path | None, k: int, **options: Any) -> None:
+    """Search an embedding set with a caption or an image."""
+    from experiments.use.search import search as find
+    from rank_xmodal.data.embedding_set import EmbeddingSet
+
+    for hit in find(run, EmbeddingSet.open(data), text=text, image=image, k=k, say=say, **options):
+        what = json.dumps(hit.get("path") or hit.get("text"), ensure_ascii=False)  # no control character gets through
+        sure = "" if hit["probability"] is None else f"  p {hit['probability']:.3f}"
+        click.echo(f"{hit['rank']:3d}  {hit['score']:8.3f}{sure}  cosine {hit['cosine']:.4f}  {hit['id']}  {what}")
+
+
+COMMANDS = (search,)

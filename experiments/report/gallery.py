@@ -1,0 +1,107 @@
+"""The queries that a run moved most, for better or worse, with pictures small enough for a page."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.images import read_image
+from experiments.results.result import Result
+from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER
+from rank_xmodal.retrieval.gallery import CLIP
+
+CANDIDATES = 5
+"""Candidates shown of a list."""
+EXAMPLES = 12
+"""Queries shown of the gains, and of the losses."""
+Picture = tuple[str, int, int]  # a data URI, width and height
+
+
+class Item(NamedTuple):
+    """A caption; or an image with one of its captions."""
+
+    id: str
+    text: str
+    picture: Picture | None = None
+
+
+class Candidate(NamedTuple):
+    """An item in a list, and by how many places it rose from CLIP's; None in that list itself."""
+
+    item: Item
+    relevant: bool
+    moved: int | None
+
+
+class Ordered(NamedTuple):
+    """The first candidates in a row's order, and the rank of the first relevant of all."""
+
+    row: str
+    rank: int
+    candidates: list[Candidate]
+
+
+Example = tuple[Item, list[Ordered]]  # a query, and its list in CLIP's order and in the run's
+
+
+def most_moved(result: Result) -> tuple[list[int], list[int]]:
+    """Return the places of the queries whose first relevant candidate's reciprocal rank rose most, and fell most."""
+    before, after = (result.values[row][MEAN_RANK].numpy() for row in (CLIP, RANKER))
+    change = 1 / after - 1 / before
+    rising, falling = (np.argsort(sign * change, kind="stable")[:EXAMPLES] for sign in (-1, 1))
+    return [int(p) for p in rising if change[p] > 0], [int(p) for p in falling if change[p] < 0]
+
+
+def example(data: EmbeddingSet, result: Result, place: int, picture: Callable[[str], Picture | None]) -> Example:
+    """Return the query at this place of a result's lists, with the pictures that `picture` makes of images' paths."""
+    lists = result.gallery.lists
+    rows, labels, by_image = lists.candidates[place], lists.labels[place], lists.direction == "i2t"
+    found: list[Ordered] = []
+    before: dict[int, int] = {}
+    for row in (CLIP, RANKER):
+        # As in the metrics, of equals the relevant come last; padding has no place.
+        order = [int(p) for p in np.lexsort((labels, -result.scores[row][place].double().numpy())) if labels[p] >= 0]
+        shown = [
+            Candidate(_item(data, rows[p], not by_image, picture), labels[p] > 0, before[p] - k if before else None)
+            for k, p in enumerate(order[:CANDIDATES])
+        ]
+        before = {p: k for k, p in enumerate(order)}
+        found.append(Ordered(row, int(result.values[row][MEAN_RANK][place]), shown))
+    return _item(data, lists.query[place], by_image, picture), found
+
+
+def _item(data: EmbeddingSet, row: int, by_image: bool, picture: Callable[[str], Picture | None]) -> Item:
+    if not by_image:
+        return Item(_short(data.texts["text_id"].iloc[row], 80), _short(data.texts["text"].iloc[row], 280))
+    image, captions = data.images.iloc[row], data.relevance_matrix("i2t")[row].indices
+    text = data.texts["text"].iloc[int(captions.min())] if len(captions) else ""
+    return Item(_short(image["image_id"], 80), _short(text, 120), picture(image["path"]))
+
+
+def _short(text: object, longest: int) -> str:
+    text = " ".join(str(text).split())
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
+def thumbnails(side: int, quality: int) -> Callable[[str], Picture | None]:
+    """Return a function from an image's path to its picture, at most `side` wide and high, or None if there is none."""
+
+    @functools.cache
+    def picture(path: str) -> Picture | None:
+        try:
+            image = read_image(path)
+        except UserError:  # a page with a gap is worth more than none
+            return None
+        image.thumbnail((side, side))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), image.width, image.height
+
+    return picture

@@ -1,0 +1,68 @@
+"""What a run's evaluation gives: every row's scores of the same lists, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.evaluation.calibration import Calibration
+from rank_xmodal.evaluation.judging import RANKER, judge
+from rank_xmodal.retrieval.gallery import RankedGallery
+from rank_xmodal.scorers import Stack, class_of
+from rank_xmodal.scorers.stack import COMPARED, rows_of, score_rows
+
+
+def row_label(row: str) -> str:
+    """Return what people read for a row of a report: "CLIP" for clip."""
+    return row if row == RANKER else class_of(row).label
+
+
+def rows_in(report: Mapping[str, Any]) -> list[str]:
+    """Return the rows of a report, the run's own last; one of an earlier version doesn't name them."""
+    return list(report.get("rows", [*(scorer.name for scorer in COMPARED), RANKER]))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A ranker judged on a split, beside what it is compared with.
+
+    Attributes
+    ----------
+    gallery : RankedGallery
+    scores : dict of str to Tensor (Q, L)
+        By row.
+    report : dict
+        As `judging.judge` returns it: what test.json holds.
+    values : dict of str to dict of str to Tensor (Q,)
+        By row and metric.
+    """
+
+    gallery: RankedGallery
+    scores: dict[str, torch.Tensor]
+    report: dict[str, Any]
+    values: dict[str, dict[str, torch.Tensor]]
+
+    @classmethod
+    def of(
+        cls,
+        stack: Stack,
+        data: EmbeddingSet,
+        gallery: RankedGallery,
+        device: torch.device,
+        calibration: Calibration | None = None,
+    ) -> Result:
+        """Score the gallery's lists by the stack and by what it is compared with, and judge all."""
+        scores = score_rows(rows_of(stack), data, gallery.lists, device)
+        return cls(gallery, scores, *judge(scores, gallery, calibration))
+
+    def table(self) -> pd.DataFrame:
+        """Return a line for each query: query, and a column for each row and metric, "ranker/R@1"."""
+        columns = {
+            f"{row}/{name}": v.numpy() for row, by_metric in self.values.items() for name, v in by_metric.items()
+        }
+        return pd.DataFrame({"query": self.gallery.lists.query, **columns})

@@ -1,0 +1,215 @@
+"""How a scorer is fitted: the one procedure of `train` and of every study.
+
+Validation chooses epochs and settings. Small sets are then fitted again on train and validation together: once the
+choice is made, its pairs are worth more as training pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from experiments.run.lists import Miner, mined
+from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.devices import pick_device
+from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation import calibration as calibrating
+from rank_xmodal.evaluation.calibration import Calibration
+from rank_xmodal.lists.scoring import score_lists
+from rank_xmodal.retrieval.gallery import RankedGallery, has_split, rank_gallery
+from rank_xmodal.scorers import Scorer, ScorerSettings, Stack, class_of
+from rank_xmodal.scorers.list_trained import SMALL, ListTrainedSettings
+from rank_xmodal.scorers.stack import TrainingPart, fit_stack
+from rank_xmodal.training.crossfit import inner_folds
+from rank_xmodal.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the procedure gives back.
+
+    Attributes
+    ----------
+    stack : Stack
+    trained_on : tuple of str
+        The splits whose pairs it has seen.
+    history : list of dict
+        Of the fit that was validated; see `Watch`.
+    best_epoch : int or None
+        None for what isn't fitted in epochs.
+    calibration : Calibration or None
+    """
+
+    stack: Stack
+    trained_on: tuple[str, ...]
+    history: list[dict[str, float]]
+    best_epoch: int | None
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fit before it is made: what will be learnt from, which decides how long it takes.
+
+    Attributes
+    ----------
+    parts : list of TrainingPart
+        Training lists; none for a scorer that needs none.
+    validation : RankedGallery or None
+    """
+
+    parts: list[TrainingPart]
+    validation: RankedGallery | None
+
+    @property
+    def lists(self) -> int:
+        """Number of training lists."""
+        return sum(len(part.lists) for part in self.parts)
+
+
+def scorer_of(settings: ScorerSettings) -> Scorer:
+    """Return the scorer that settings describe, not fitted."""
+    return class_of(settings.scorer)(settings)
+
+
+def base_of(settings: ScorerSettings) -> Scorer:
+    """Return the scorer that it stands on, not fitted, with its own default settings."""
+    return class_of(settings.on)(device=settings.device)
+
+
+def plan(
+    data: EmbeddingSet,
+    direction: Direction,
+    settings: ScorerSettings,
+    *,
+    lists: CandidateLists | None = None,
+    mine: Miner = mined,
+) -> Plan:
+    """Gather what a fit learns from.
+
+    Parameters
+    ----------
+    data, direction, settings
+    lists : CandidateLists or None
+        Training lists of the user's own.
+    mine : Miner
+        Where lists come from otherwise.
+
+    Raises
+    ------
+    UserError
+        If the set lacks what the scorer needs, lists are given that can't be used, there is nothing to calibrate on, or
+        as mining.
+    """
+    scorer, base = scorer_of(settings), base_of(settings)
+    scorer.needs.check(scorer.name, data)
+    validation = rank_gallery(data, direction, "val") if has_split(data, direction, "val") else None
+    if settings.calibrate and validation is None:
+        raise UserError(
+            "calibrate=true needs a validation split (val), this set has none. Give it one, or leave it out."
+        )
+    if lists is not None and lists.direction != direction:
+        raise UserError(f"--lists: its lists are {lists.direction}, --direction is {direction}.")
+    if lists is not None and (not scorer.needs.lists or base.fitted_on_pairs):
+        why = (
+            f"on={base.name} scores lists out of fold, and mines them"
+            if scorer.needs.lists
+            else "is not trained on any"
+        )
+        raise UserError(f"--lists: scorer={scorer.name} {why}. Leave the option out.")
+    return Plan(_parts(data, direction, settings, scorer, base, lists, mine), validation)
+
+
+def _parts(
+    data: EmbeddingSet,
+    direction: Direction,
+    settings: ScorerSettings,
+    scorer: Scorer,
+    base: Scorer,
+    lists: CandidateLists | None,
+    mine: Miner,
+) -> list[TrainingPart]:
+    if not scorer.needs.lists:
+        return []
+    assert isinstance(settings, ListTrainedSettings)
+    if not base.fitted_on_pairs:
+        return [TrainingPart(lists if lists is not None else mine(data, direction, settings), data)]
+    return [TrainingPart(mine(held, direction, settings), rest) for rest, held in inner_folds(data, seed=settings.seed)]
+
+
+def fit(
+    data: EmbeddingSet,
+    direction: Direction,
+    settings: ScorerSettings,
+    prepared: Plan,
+    *,
+    refit: bool = True,
+    mine: Miner = mined,
+    say: Callable[[str], None] = lambda line: None,
+    watch: Watch | None = None,
+) -> Fitted:
+    """Fit a scorer; see the module.
+
+    Parameters
+    ----------
+    data, direction, settings
+    prepared : Plan
+        As `plan` made it.
+    refit : bool
+        Whether fitting again on train and validation is allowed: not where validation is to be judged on afterwards,
+        or the lists are the user's own.
+    mine : Miner
+        Where the lists of both splits come from.
+    say : callable
+    watch : Watch or None
+
+    Raises
+    ------
+    UserError
+        As mining and the fits.
+    """
+    device = pick_device(settings.device)
+    watch = watch or Watch()
+    scorer, validation = scorer_of(settings), prepared.validation
+    stack = fit_stack(
+        scorer, data, direction, base=base_of(settings), parts=prepared.parts, validation=validation,
+        seed=settings.seed, device=device, watch=watch,
+    )  # fmt: skip
+    calibration = None
+    if settings.calibrate and validation is not None:
+        scores = score_lists(scorer, stack.tensors(data, validation.lists, device))
+
+        calibration = calibrating.fit(scores, torch.from_numpy(validation.lists.labels))
+    trained_on: tuple[str, ...] = ("train",)
+    if refit and validation is not None and _again(settings, scorer, prepared, data, direction):
+        say("  again on train and val together" + (f", up to epoch {scorer.best_epoch}" if scorer.best_epoch else ""))
+        whole = _train_and_val(data)
+        second = scorer.refitting()
+        stack = fit_stack(
+            second, whole, direction, base=stack.base.refitting(),
+            parts=_parts(whole, direction, settings, second, stack.base, None, mine),
+            seed=settings.seed, device=device, watch=Watch(on_step=watch.on_step, last_epoch=scorer.best_epoch),
+        )  # fmt: skip
+        trained_on = ("train", "val")
+    return Fitted(stack, trained_on, scorer.history, scorer.best_epoch, calibration)
+
+
+def _again(settings: ScorerSettings, scorer: Scorer, prepared: Plan, data: EmbeddingSet, direction: Direction) -> bool:
+    """Say whether to fit again on train and validation together.
+
+    Not where validation found nothing better than the start, nor where it is needed for calibration, whose queries the
+    scorer must not have been trained on.
+    """
+    if settings.refit is False or settings.calibrate or scorer.best_epoch == 0 or not scorer.fitted_on_pairs:
+        return False
+    size = prepared.lists if prepared.parts else len(data.query_rows(direction, "train"))
+    return settings.refit is True or size < SMALL
+
+
+def _train_and_val(data: EmbeddingSet) -> EmbeddingSet:
+    images, texts = (table.assign(split=table["split"].replace("val", "train")) for table in (data.images, data.texts))
+    meta = {**data.meta, "fingerprint": f"{data.fingerprint} train and val"}
+    return replace(data, images=images, texts=texts, meta=meta, root=None)

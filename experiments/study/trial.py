@@ -1,0 +1,148 @@
+"""A trial: one scorer fitted and judged on one part of a set, by the very procedure of `rank-xmodal train`.
+
+Plain data in, a frame out: a trial can run in any process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_prep.mining.miner import mine
+from experiments.results.result import Result
+from experiments.run import procedure
+from experiments.run.lists import POOL, mined, request
+from rank_xmodal import scorers
+from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.devices import pick_device
+from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery, rank_gallery
+from rank_xmodal.scorers import ScorerSettings
+from rank_xmodal.scorers.list_trained import ListTrainedSettings
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a set is learnt from and judged: its own splits, or a fold of a permutation (`repeat`)."""
+
+    folder: str
+    repeat: int = 0
+    fold: int = 0
+    folds: int = 0
+
+    @property
+    def seed(self) -> int:
+        """What is added to a row's own seed."""
+        return self.repeat * max(self.folds, 1) + self.fold
+
+    def of(self, data: EmbeddingSet) -> EmbeddingSet:
+        """Return the part of a set."""
+        return fold_of(data, self.fold, self.folds, self.repeat) if self.folds else data
+
+
+def fold_of(data: EmbeddingSet, fold: int, folds: int, permutation: int) -> EmbeddingSet:
+    """Return the set with one fold of its images, and their captions, as test and the rest as train.
+
+    Every image is in test once a permutation, but those that the division leaves over, which are always train. Splits
+    that the set itself has don't count; there is no validation split.
+    """
+    order = np.random.default_rng(permutation).permutation(len(data.images))
+    size = len(order) // folds
+    images = np.full(len(order), "train", dtype=object)
+    images[order[fold * size : (fold + 1) * size]] = "test"
+    texts = np.full(len(data.texts), "train", dtype=object)
+    texts[data.relevance["text"]] = images[data.relevance["image"]]
+    meta = {**data.meta, "fingerprint": f"{data.fingerprint} fold {fold} of {folds}, permutation {permutation}"}
+    tables = {"images": data.images.assign(split=images), "texts": data.texts.assign(split=texts)}
+    return replace(data, **tables, meta=meta, root=None)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to fit and what to judge it by; `split` val is not trained on once it has chosen the epoch."""
+
+    part: Part
+    direction: Direction
+    settings: dict[str, Any]
+    split: str = "test"
+    protocols: tuple[str, ...] = ("gallery",)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides the figures, beside the part and the code: not the device."""
+        settings = {key: value for key, value in self.settings.items() if key != "device"}
+        return {"settings": settings, "direction": self.direction, "split": self.split, "protocols": [*self.protocols]}
+
+
+class Desk:
+    """A part of a set with what trials have mined of it: what several ask for one after the other is mined once.
+
+    Only the lists of the last request are kept, and those that its refit and inner folds needed.
+    """
+
+    def __init__(self, data: EmbeddingSet) -> None:
+        self.data = data
+        self._request: tuple[str, ...] = ()
+        self._lists: dict[tuple[str, ...], CandidateLists] = {}
+        self._galleries: dict[tuple[str, str, str], RankedGallery] = {}
+
+    def request(self, direction: Direction, settings: ScorerSettings) -> tuple[str, ...]:
+        """Return what lists a fit asks for; trials in the order of these mine nothing twice."""
+        trained = isinstance(settings, ListTrainedSettings)
+        return (direction, *(map(str, request(self.data, direction, settings).values()) if trained else ()))
+
+    def mine(self, data: EmbeddingSet, direction: Direction, settings: ListTrainedSettings) -> CandidateLists:
+        """Return training lists of the part, or of what a fit made of it."""
+        wanted = self.request(direction, settings)
+        if wanted != self._request:
+            self._request, self._lists = wanted, {}
+        key = (data.fingerprint, *map(str, request(data, direction, settings).values()))
+        if key not in self._lists:
+            self._lists[key] = mined(data, direction, settings)
+        return self._lists[key]
+
+    def gallery(self, direction: Direction, split: str, protocol: str) -> RankedGallery:
+        """Return what every row of a protocol reorders: a row differs from another in its ranking alone."""
+        key = (direction, split, protocol)
+        if key not in self._galleries:
+            self._galleries = {other: kept for other, kept in self._galleries.items() if other[0] == direction}
+            self._galleries[key] = (
+                rank_gallery(self.data, direction, split)
+                if protocol == "gallery"
+                else RankedGallery.of_mined(
+                    mine(self.data, direction, split, negatives=DEPTH - 1, pool=POOL, protocol=protocol, seed=0)
+                )
+            )
+        return self._galleries[key]
+
+
+def run(trial: Trial, desk: Desk | None = None) -> pd.DataFrame:
+    """Fit, judge, and return a line for each protocol and query.
+
+    Parameters
+    ----------
+    trial : Trial
+    desk : Desk or None
+        Of the trial's part, where others have run on it before.
+
+    Returns
+    -------
+    DataFrame
+        protocol; query and "ranker/R@1" ... as `Result.table`; hit, whether the list holds anything relevant; gallery,
+        its size; best_epoch, NaN where it is not fitted in epochs.
+    """
+    desk = desk or Desk(trial.part.of(EmbeddingSet.open(trial.part.folder)))
+    data, direction, settings = desk.data, trial.direction, scorers.parse(trial.settings)
+    prepared = procedure.plan(data, direction, settings, mine=desk.mine)
+    fitted = procedure.fit(data, direction, settings, prepared, refit=trial.split != "val", mine=desk.mine)
+    epoch = np.nan if fitted.best_epoch is None else float(fitted.best_epoch)
+    frames = []
+    for protocol in trial.protocols:
+        gallery = desk.gallery(direction, trial.split, protocol)
+        table = Result.of(fitted.stack, data, gallery, pick_device(settings.device)).table()
+        hit = (gallery.lists.labels > 0).any(axis=1)
+        frames.append(table.assign(protocol=protocol, hit=hit, gallery=gallery.size, best_epoch=epoch))
+    return pd.concat(frames, ignore_index=True)

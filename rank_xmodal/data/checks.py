@@ -1,0 +1,111 @@
+"""Does an embedding set fit together? Every message names the folder, the row and the remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rank_xmodal.errors import UserError
+
+if TYPE_CHECKING:  # a set checks itself by these
+    from rank_xmodal.data.embedding_set import EmbeddingSet
+
+SPLITS = ("train", "val", "test")
+LABELS = "labels"  # an optional column of images and texts: the classes of an item
+
+
+def classes_of(labels: str) -> tuple[str, ...]:
+    """Return the classes that a `labels` value names: "cat|dog" is two, "" none."""
+    return tuple(labels.split("|")) if labels else ()
+
+
+def check_labels(data: EmbeddingSet, where: str) -> None:
+    """Check that a labelled set has a class for each item of train, val and test."""
+    tables = {"image": data.images, "text": data.texts}
+    having = [side for side, table in tables.items() if LABELS in table]
+    if len(having) == 1:
+        other = "text" if having == ["image"] else "image"
+        raise UserError(
+            f"{where}: {having[0]}s.parquet has a column 'labels', {other}s.parquet has none. Label both, or neither."
+        )
+    for side in having:
+        table = tables[side]
+        used = table["split"].isin(SPLITS).to_numpy()
+        labels = table[LABELS].to_numpy(dtype=object)
+        bad = (row for row, v in enumerate(labels) if not _good_labels(v) and (used[row] or v != ""))
+        if (row := next(bad, None)) is not None:
+            raise UserError(
+                f"{where}: {side} row {row} ({side}_id {table[f'{side}_id'].iloc[row]!r}) has the labels "
+                f"{labels[row]!r}. Name its class, or several as 'a|b'; or drop the column from both tables."
+            )
+
+
+def _good_labels(value: object) -> bool:
+    return isinstance(value, str) and value != "" and all(name and name == name.strip() for name in classes_of(value))
+
+
+def check_shapes(data: EmbeddingSet, where: str) -> None:
+    """Check that tables are as long as their embeddings, both sides as wide, and relevance within them."""
+    for side, emb, table in (("image", data.image_emb, data.images), ("text", data.text_emb, data.texts)):
+        if len(emb) != len(table):
+            raise UserError(f"{where}: {len(emb)} {side} embeddings but {len(table)} rows in {side}s.parquet.")
+    if data.image_emb.shape[1] != data.text_emb.shape[1]:
+        raise UserError(
+            f"{where}: images are {data.image_emb.shape[1]} wide, texts {data.text_emb.shape[1]}. "
+            "Both must come from the same model."
+        )
+    for side, count in (("image", len(data.images)), ("text", len(data.texts))):
+        rows = data.relevance[side].to_numpy()
+        bad = np.flatnonzero((rows < 0) | (rows >= count))
+        if len(bad):
+            raise UserError(
+                f"{where}: relevance row {bad[0]} names {side} row {rows[bad[0]]}, but there are {count} {side}s."
+            )
+
+
+def check(data: EmbeddingSet, where: str) -> None:
+    """Check everything that a set must have before it is written, see `EmbeddingSet.write`."""
+    check_shapes(data, where)
+    check_labels(data, where)
+    for side, emb, table in (("image", data.image_emb, data.images), ("text", data.text_emb, data.texts)):
+        if not len(emb):
+            raise UserError(f"{where}: there are no {side}s.")
+        ids = table[f"{side}_id"].astype(str)
+        if ids.duplicated().any():
+            row = int(np.flatnonzero(ids.duplicated().to_numpy())[0])
+            first = int(np.flatnonzero((ids == ids.iloc[row]).to_numpy())[0])
+            raise UserError(
+                f"{where}: {side}_id {ids.iloc[row]!r} stands in rows {first} and {row}. Ids must be unique."
+            )
+        for start in range(0, len(emb), 65_536):
+            block = np.asarray(emb[start : start + 65_536], dtype=np.float32)
+            norm = np.sqrt(np.einsum("nd,nd->n", block, block))
+            # fp16 rows of a unit vector: each entry is off by 2^-11 of itself, so the norm by no more than that.
+            bad = np.flatnonzero(~(np.abs(norm - 1) < 2e-3))
+            if len(bad):
+                row, value = start + int(bad[0]), norm[bad[0]]
+                kind = (
+                    "NaN or infinite" if not np.isfinite(value) else "zero" if value == 0 else f"of length {value:.4f}"
+                )
+                raise UserError(
+                    f"{where}: the {side} embedding in row {row} ({side}_id {ids.iloc[row]!r}) is {kind}; it must be "
+                    "finite and of length 1. Embed that item again or leave it out."
+                )
+    texts = data.texts["text"].astype(str)
+    empty = np.flatnonzero((texts.str.strip() == "").to_numpy())
+    if len(empty):
+        raise UserError(
+            f"{where}: text row {empty[0]} (text_id {data.texts['text_id'].iloc[empty[0]]!r}) is an empty caption. "
+            "Write one or delete the row."
+        )
+    pairs = data.relevance[["image", "text"]]
+    if pairs.duplicated().any():
+        row = int(np.flatnonzero(pairs.duplicated().to_numpy())[0])
+        raise UserError(f"{where}: relevance row {row} repeats the pair {tuple(map(int, pairs.iloc[row]))}.")
+    grades = data.relevance["grade"].to_numpy()
+    if not len(pairs):
+        raise UserError(f"{where}: no caption belongs to any image. Relevance needs at least one pair.")
+    wrong = np.flatnonzero((grades < 1) | (grades > 127))  # labels in lists are int8
+    if len(wrong):
+        raise UserError(f"{where}: relevance row {wrong[0]} has the grade {grades[wrong[0]]}; use 1 to 127.")

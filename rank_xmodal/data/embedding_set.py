@@ -1,0 +1,255 @@
+"""An embedding set: the images and captions of a corpus, embedded once, and which belongs to which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import scipy.sparse as sp
+
+from rank_xmodal.data.checks import LABELS, check, check_labels, check_shapes, classes_of
+from rank_xmodal.errors import UserError
+from rank_xmodal.files import read_json, read_table, replacing, sha256, write_json
+
+FORMAT = 1
+Direction = Literal["t2i", "i2t"]
+DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
+
+_IMAGES = {"image_id": "str", "path": "str", "split": "str"}
+_TEXTS = {"text_id": "str", "text": "str", "split": "str"}
+_RELEVANCE = {"image": "int32", "text": "int32", "grade": "uint8"}
+
+
+def check_direction(direction: str) -> Direction:
+    """Return `direction` if it is one of `DIRECTIONS`.
+
+    Raises
+    ------
+    UserError
+        If it is not.
+    """
+    if direction not in DIRECTIONS:
+        raise UserError(f"direction={direction!r}: must be t2i (text to image) or i2t (image to text).")
+    return direction
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """Embeddings of images and texts with their tables, as design and disk hold them.
+
+    Attributes
+    ----------
+    image_emb : ndarray (n_images, d), float16
+        L2-normalised rows; memory-mapped when the set was opened from disk.
+    text_emb : ndarray (n_texts, d), float16
+    images : DataFrame with image_id, path, split; row i describes row i of `image_emb`.
+    texts : DataFrame with text_id, text, split.
+        Of a labelled set both have a column labels, too: the item's class, or several separated by "|". It may be empty
+        outside the splits train, val and test only.
+    relevance : DataFrame with image, text (rows) and grade (1 or more); many-to-many.
+    meta : dict
+        format, name, encoder, pretrained, weights_sha256, dim, normalised, dtype, counts, fingerprint.
+    root : Path or None
+        The folder it was opened from.
+    """
+
+    image_emb: np.ndarray
+    text_emb: np.ndarray
+    images: pd.DataFrame
+    texts: pd.DataFrame
+    relevance: pd.DataFrame
+    meta: dict[str, Any] = field(default_factory=dict)
+    root: Path | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over embeddings, ids, splits and relevance: candidate lists carry it."""
+        return str(self.meta["fingerprint"])
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return int(self.image_emb.shape[1])
+
+    @property
+    def name(self) -> str:
+        """What runs and tables call this set."""
+        return str(self.meta.get("name") or (self.root.name if self.root else "embeddings"))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its items have classes."""
+        return LABELS in self.images and LABELS in self.texts
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of all classes of a labelled set, sorted."""
+        values = {value for table in (self.images, self.texts) for value in table[LABELS].unique()}
+        return sorted({name for value in values for name in classes_of(value)})
+
+    @property
+    def labels_fingerprint(self) -> str:
+        """SHA-256 over the classes of a labelled set: `fingerprint` leaves them out, as no list depends on them."""
+        columns = (table[LABELS].astype(str) for table in (self.images, self.texts))
+        return sha256(*("\x1f".join(column).encode("utf-8", "surrogatepass") + b"\x1e" for column in columns))
+
+    def queries(self, direction: Direction) -> np.ndarray:
+        """Return the embeddings that ask in this direction, (n, d)."""
+        return self.text_emb if direction == "t2i" else self.image_emb
+
+    def candidates(self, direction: Direction) -> np.ndarray:
+        """Return the embeddings that are ranked in this direction, (m, d)."""
+        return self.image_emb if direction == "t2i" else self.text_emb
+
+    def query_rows(self, direction: Direction, split: str) -> np.ndarray:
+        """Return the rows (int64, ascending) of this split's queries that have a relevant candidate in the split."""
+        table = self.texts if direction == "t2i" else self.images
+        rows = np.flatnonzero((table["split"] == split).to_numpy())
+        allowed = np.zeros(len(self.candidates(direction)), dtype=np.int64)
+        allowed[self.candidate_rows(direction, split)] = 1
+        return rows[self.relevance_matrix(direction)[rows] @ allowed > 0]
+
+    def candidate_rows(self, direction: Direction, split: str) -> np.ndarray:
+        """Return the rows (int64, ascending) of this split's gallery.
+
+        Raises
+        ------
+        UserError
+            If the split is empty.
+        """
+        table = self.images if direction == "t2i" else self.texts
+        rows = np.flatnonzero((table["split"] == split).to_numpy())
+        if not len(rows):
+            found = ", ".join(sorted(set(table["split"]))) or "none"
+            raise UserError(
+                f"{self.root or self.name}: split {split!r} is empty (splits found: {found}). "
+                "Give the captions' split column that value for some rows, or name another split."
+            )
+        return rows
+
+    def relevance_matrix(self, direction: Direction) -> sp.csr_matrix:
+        """Return the grades as a sparse matrix (all queries, all candidates), int64."""
+        matrix = self._text_by_image
+        return matrix if direction == "t2i" else matrix.T.tocsr()
+
+    def grades(self, direction: Direction, query_rows: np.ndarray, candidate_rows: np.ndarray) -> np.ndarray:
+        """Return the grade of each pair, (Q,) and (Q, L) rows -> (Q, L) int8; 0 where none is known, -1 at row -1."""
+        matrix = self.relevance_matrix(direction)
+        safe = np.maximum(candidate_rows, 0)
+        found = matrix[np.repeat(query_rows, safe.shape[1]), safe.reshape(-1)]
+        grades = np.asarray(found).reshape(safe.shape).astype(np.int8)
+        return np.where(candidate_rows < 0, np.int8(-1), grades)
+
+    @cached_property
+    def _text_by_image(self) -> sp.csr_matrix:
+        shape = (len(self.texts), len(self.images))
+        rel = self.relevance
+        return sp.csr_matrix(
+            (rel["grade"].to_numpy(np.int64), (rel["text"].to_numpy(), rel["image"].to_numpy())), shape=shape
+        )
+
+    def write(self, path: Path) -> EmbeddingSet:
+        """Check the set, write it as a folder, whole or not at all, and return it opened from there.
+
+        Raises
+        ------
+        UserError
+            If an embedding is not finite, zero or not L2-normalised, an id occurs twice, a caption is empty, a
+            relevance row points nowhere, or an item of a labelled set has no class.
+        """
+        path = Path(path)
+        check(self, str(path))
+        with replacing(path) as part:
+            part.mkdir()
+            np.save(part / "image_emb.npy", np.ascontiguousarray(self.image_emb, dtype=np.float16))
+            np.save(part / "text_emb.npy", np.ascontiguousarray(self.text_emb, dtype=np.float16))
+            extra = [LABELS] if self.labelled else []
+            self.images[[*_IMAGES, *extra]].to_parquet(part / "images.parquet", index=False)
+            self.texts[[*_TEXTS, *extra]].to_parquet(part / "texts.parquet", index=False)
+            self.relevance.astype(_RELEVANCE).to_parquet(part / "relevance.parquet", index=False)
+            counts = {
+                split: {
+                    "images": int((self.images["split"] == split).sum()),
+                    "texts": int((self.texts["split"] == split).sum()),
+                }
+                for split in sorted({*self.images["split"], *self.texts["split"]})
+            }
+            facts = {
+                "format": FORMAT,
+                "dim": self.dim,
+                "normalised": True,
+                "dtype": "float16",
+                "counts": counts,
+                "fingerprint": _fingerprint(self),
+            }
+            write_json(part / "meta.json", {"name": path.name, **self.meta, **facts})
+        return EmbeddingSet.open(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> EmbeddingSet:
+        """Open a folder that `write` made; embeddings stay on disk, memory-mapped.
+
+        Raises
+        ------
+        UserError
+            If something is missing, broken, of another format, or doesn't fit together.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder. Make an embedding set with `rank-xmodal embed` or `import`.")
+        meta = read_json(path / "meta.json")
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            found = meta.get("format") if isinstance(meta, dict) else None
+            raise UserError(
+                f"{path / 'meta.json'}: format {found!r}; this version reads format {FORMAT}. Embed or import again."
+            )
+        opened = cls(
+            image_emb=_load(path / "image_emb.npy"),
+            text_emb=_load(path / "text_emb.npy"),
+            images=_read_items(path / "images.parquet", _IMAGES, "images"),
+            texts=_read_items(path / "texts.parquet", _TEXTS, "texts"),
+            relevance=read_table(path / "relevance.parquet", _RELEVANCE, "relevances"),
+            meta=meta,
+            root=path,
+        )
+        check_shapes(opened, str(path))
+        check_labels(opened, str(path))
+        if opened.dim != meta.get("dim"):
+            raise UserError(f"{path}: embeddings are {opened.dim} wide, meta.json says {meta.get('dim')}. Embed again.")
+        return opened
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file. Embed or import again.") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: not a whole .npy array ({error}). Embed or import again.") from error
+    if array.dtype != np.float16 or array.ndim != 2:
+        raise UserError(f"{path}: expected (n, d) float16, found {array.shape} {array.dtype}. Embed or import again.")
+    return array
+
+
+def _read_items(path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
+    frame = read_table(path, columns, what)
+    if LABELS in pq.read_schema(path).names:
+        # As they are: a missing one must not become the class "None".
+        frame[LABELS] = pd.Series(pq.read_table(path, columns=[LABELS])[LABELS].to_pylist(), dtype=object)
+    return frame
+
+
+def _fingerprint(data: EmbeddingSet) -> str:
+    parts: list[Any] = [
+        np.ascontiguousarray(data.image_emb, dtype=np.float16),
+        np.ascontiguousarray(data.text_emb, dtype=np.float16),
+        np.ascontiguousarray(data.relevance[["image", "text", "grade"]].to_numpy(np.int64)),
+    ]
+    for table, columns in ((data.images, ("image_id", "split")), (data.texts, ("text_id", "text", "split"))):
+        parts.extend("\x1f".join(table[c].astype(str)).encode("utf-8", "surrogatepass") + b"\x1e" for c in columns)
+    return sha256(*parts)

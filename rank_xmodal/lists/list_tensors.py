@@ -1,0 +1,176 @@
+"""Embeddings and candidate lists on the device: two tables and row ids. A batch is a gather; no feature is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+from rank_xmodal.lists.list_batch import ListBatch
+from rank_xmodal.lists.needs import Needs
+from rank_xmodal.retrieval.query_bank import Neighbours, leave_out, query_groups
+
+
+class ScoresLists(Protocol):
+    """Whatever scores a batch of lists: a scorer, or the network in one."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it reads of a batch."""
+        ...
+
+    def project(self, candidates: torch.Tensor) -> torch.Tensor | None:
+        """Return what can be made of each candidate once for all lists, (m, d) -> (m, k), or None."""
+        ...
+
+    def score(self, batch: ListBatch) -> torch.Tensor:
+        """Return scores (B, L), float32; higher is better, padding's are meaningless."""
+        ...
+
+
+@dataclass
+class ListTensors:
+    """The lists of one direction with what a batch of them is gathered from, all on one device.
+
+    Attributes
+    ----------
+    queries, candidates : Tensor (n, d) and (m, d), float16 as stored; candidates (m, 0) where nobody looks at them
+    neighbours : Neighbours of the m candidates
+    query_row : Tensor (Q,), int64
+    rows : Tensor (Q, L), int64; padding is -1
+    labels : Tensor (Q, L), int8; padding is -1
+    cosine : Tensor (Q, L), float32
+        The first-stage score, see `ListBatch`.
+    group : Tensor (n,), int64
+        Siblings of each query, left out of its candidates' hubness; -1 for none.
+    shift : Tensor (Q,), int64, or None
+        Where the neighbours of a list's candidates begin: lists that were scored by different fits have tables of their
+        own, one behind the other. None for one table.
+    projected : Tensor (m, k) or None
+        See `ListBatch`.
+    """
+
+    queries: torch.Tensor
+    candidates: torch.Tensor
+    neighbours: Neighbours
+    query_row: torch.Tensor
+    rows: torch.Tensor
+    labels: torch.Tensor
+    cosine: torch.Tensor
+    group: torch.Tensor
+    shift: torch.Tensor | None = None
+    projected: torch.Tensor | None = None
+
+    @classmethod
+    def gather(
+        cls,
+        data: EmbeddingSet,
+        lists: CandidateLists,
+        neighbours: Neighbours,
+        device: torch.device,
+        *,
+        in_bank: bool,
+        cosine: np.ndarray | None = None,
+    ) -> ListTensors:
+        """Put everything on `device`.
+
+        Parameters
+        ----------
+        data, lists
+        neighbours : Neighbours
+            Of all candidates of `data`.
+        device : torch.device
+        in_bank : bool
+            Whether the lists' queries may stand in the query bank (training).
+        cosine : ndarray (Q, L), float32, or None
+            The first-stage score; the lists' own cosines by default.
+        """
+        direction = check_direction(lists.direction)
+        group = query_groups(data, direction) if in_bank else np.full(len(data.queries(direction)), -1)
+        return cls(
+            queries=torch.from_numpy(np.array(data.queries(direction))).to(device),
+            candidates=torch.from_numpy(np.array(data.candidates(direction))).to(device),
+            neighbours=neighbours.to(device),
+            query_row=torch.from_numpy(lists.query.astype(np.int64)).to(device),
+            rows=torch.from_numpy(lists.candidates.astype(np.int64)).to(device),
+            labels=torch.from_numpy(lists.labels).to(device),
+            cosine=torch.from_numpy(lists.cosine if cosine is None else cosine).to(device),
+            group=torch.from_numpy(group.astype(np.int64)).to(device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.query_row)
+
+    def first(self, count: int) -> ListTensors:
+        """Return the first lists alone, on the same tables."""
+        cut = {name: getattr(self, name)[:count] for name in ("query_row", "rows", "labels", "cosine")}
+        return replace(self, **cut, shift=None if self.shift is None else self.shift[:count])
+
+    @classmethod
+    def join(cls, parts: Sequence[ListTensors]) -> ListTensors:
+        """Return the lists of several parts over the same embeddings, each with its own neighbours."""
+        one, *others = parts
+        if not others:
+            return one
+        of_lists = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("query_row", "rows", "labels", "cosine")
+        }
+        tables = [part.neighbours for part in parts]
+        starts = torch.tensor([0, *(len(table.cosine) for table in tables[:-1])]).cumsum(0)
+        counts = torch.tensor([len(part) for part in parts])
+        return replace(
+            one,
+            **of_lists,
+            neighbours=Neighbours(
+                torch.cat([table.cosine for table in tables]), torch.cat([table.group for table in tables])
+            ),
+            shift=torch.repeat_interleave(starts, counts).to(one.rows.device),
+        )
+
+    def projected_by(self, scorer: ScoresLists) -> ListTensors:
+        """Return the lists with every candidate projected once, where that is less work than list by list.
+
+        The candidates' embeddings are left out where nobody looks at them then.
+        """
+        if self.rows.numel() < len(self.candidates):
+            return self
+        projected = scorer.project(self.candidates)
+        kept = self.candidates if scorer.needs.candidates else self.candidates[:, :0]
+        return replace(self, projected=projected, candidates=kept)
+
+    def batch(self, index: torch.Tensor) -> tuple[ListBatch, torch.Tensor]:
+        """Return the lists `index` (B,) as a batch in float32, and their labels (B, L)."""
+        # index_select copies whole rows; an index in brackets, element by element, takes many times as long.
+        rows = self.rows.index_select(0, index)
+        mask = rows >= 0
+        safe = rows.clamp(min=0).flatten()
+        query_row = self.query_row.index_select(0, index)
+        places = safe
+        if self.shift is not None:
+            places = (safe.view(rows.shape) + self.shift.index_select(0, index)[:, None]).flatten()
+        near = leave_out(
+            self.neighbours.cosine.index_select(0, places).unflatten(0, rows.shape),
+            self.neighbours.group.index_select(0, places).unflatten(0, rows.shape),
+            self.group.index_select(0, query_row),
+        )
+        return (
+            ListBatch(
+                query=self.queries.index_select(0, query_row).float(),
+                candidates=self.candidates.index_select(0, safe).float().unflatten(0, rows.shape),
+                cosine=self.cosine.index_select(0, index),
+                neighbour_cosine=near,
+                mask=mask,
+                query_row=query_row,
+                rows=rows,
+                projected=None
+                if self.projected is None
+                else self.projected.index_select(0, safe).unflatten(0, rows.shape),
+            ),
+            self.labels.index_select(0, index),
+        )

@@ -1,0 +1,144 @@
+"""The query bank: training queries that show which candidates are hubs, near to everything that is asked.
+
+Hubness as in CSLS (Conneau et al. 2018, arXiv 1710.04087) and query-bank normalisation (Bogolin et al. 2022,
+arXiv 2112.12777): a candidate's cosines to its nearest bank queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.retrieval.exact import top_candidates
+from rank_xmodal.retrieval.retriever import Space, Unmapped
+
+NEIGHBOURS = 10  # the k of CSLS
+# The sharpness of the inverted softmax (Smith et al. 2017, arXiv 1702.03859) in the cosines of CLIP, whose own
+# temperature is 0.01; a softer one is closer to the plain mean that hubness already is.
+TEMPERATURE = 0.02
+# Kept beside those ten, so that ten remain when a training query and its siblings are left out.
+_SPARE = 10
+LARGEST = 20_000  # queries in a bank; more change a candidate's ten nearest little and cost memory at every start
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest bank queries of every candidate, nearest first.
+
+    Attributes
+    ----------
+    cosine : Tensor (n_candidates, k), float32; -inf where there are fewer.
+    group : Tensor (n_candidates, k), int64
+        Which queries belong together (they ask for the same thing); -1 where unknown.
+    """
+
+    cosine: torch.Tensor
+    group: torch.Tensor
+
+    @classmethod
+    def none(cls, candidates: int) -> Neighbours:
+        """Return what a ranker without hubness needs of so many candidates: nothing."""
+        return cls(torch.empty(candidates, 0), torch.empty(candidates, 0, dtype=torch.int64))
+
+    def to(self, device: torch.device) -> Neighbours:
+        """Return the same on `device`."""
+        return Neighbours(self.cosine.to(device), self.group.to(device))
+
+
+def choose_bank(data: EmbeddingSet, direction: Direction, *, largest: int = LARGEST, seed: int = 0) -> np.ndarray:
+    """Return the rows of at most `largest` training queries, ascending."""
+    rows = data.query_rows(direction, "train")
+    if len(rows) > largest:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, largest, replace=False))
+    return rows
+
+
+def query_groups(data: EmbeddingSet, direction: Direction) -> np.ndarray:
+    """Return for every query the first candidate that is relevant to it, (n_queries,) int64, -1 where there is none.
+
+    Queries of one group are siblings: a caption and the other captions of its image.
+    """
+    matrix = data.relevance_matrix(direction)
+    matrix.sort_indices()
+    groups = np.full(matrix.shape[0], -1, dtype=np.int64)
+    has = np.diff(matrix.indptr) > 0
+    groups[has] = matrix.indices[matrix.indptr[:-1][has]]
+    return groups
+
+
+def neighbours(candidates: np.ndarray, bank: np.ndarray) -> Neighbours:
+    """Find every candidate's nearest bank queries, for candidates that no bank query asks for (use, test).
+
+    Parameters
+    ----------
+    candidates : ndarray (n, d), L2-normalised
+    bank : ndarray (m, d), L2-normalised
+    """
+    rows, cosine = top_candidates(candidates, bank, min(NEIGHBOURS, len(bank)))
+    return Neighbours(torch.from_numpy(cosine), torch.full(rows.shape, -1, dtype=torch.int64))
+
+
+def training_neighbours(
+    data: EmbeddingSet, direction: Direction, bank_rows: np.ndarray, space: Space | None = None
+) -> Neighbours:
+    """Find every candidate's nearest bank queries among those that don't ask for it.
+
+    At test no bank query asks for a candidate; a training candidate's own captions would make it look like a hub.
+    The spare neighbours allow for leaving out a list's own query (`leave_out`). Cosines are taken in `space`, which
+    is CLIP's own by default.
+    """
+    space = space or Unmapped()
+    matrix = data.relevance_matrix(direction)[bank_rows].T.tocsr()  # candidates x bank
+    own = int(np.diff(matrix.indptr).max(initial=0))
+    k = min(NEIGHBOURS + _SPARE + own, len(bank_rows))
+    candidates, bank = (
+        space.map_candidates(data.candidates(direction)),
+        space.map_queries(data.queries(direction)[bank_rows]),
+    )
+    rows, cosine = top_candidates(candidates, bank, k)
+    keys = np.arange(len(rows))[:, None] * len(bank_rows) + rows
+    coo = matrix.tocoo()
+    asked = np.isin(keys, coo.row.astype(np.int64) * len(bank_rows) + coo.col)
+    cosine = np.where(asked, -np.inf, cosine).astype(np.float32)
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, : NEIGHBOURS + _SPARE]
+    groups = query_groups(data, direction)[bank_rows[rows]]
+    return Neighbours(
+        torch.from_numpy(np.take_along_axis(cosine, order, 1)),
+        torch.from_numpy(np.take_along_axis(groups, order, 1)),
+    )
+
+
+def leave_out(cosine: torch.Tensor, group: torch.Tensor, query_group: torch.Tensor) -> torch.Tensor:
+    """Drop from each candidate's neighbours the list's own query and its siblings; return the nearest ten left.
+
+    Parameters
+    ----------
+    cosine, group : Tensor (B, L, k)
+    query_group : Tensor (B,), int64; -1 for a query that is no training query.
+
+    Returns
+    -------
+    Tensor (B, L, at most 10), float32, descending; -inf where fewer are left.
+    """
+    keep = min(NEIGHBOURS, cosine.shape[-1])
+    if keep == 0 or (cosine.shape[-1] == keep and not bool((query_group >= 0).any())):
+        return cosine
+    same = (group == query_group[:, None, None]) & (group >= 0)
+    return cosine.masked_fill(same, -torch.inf).topk(keep, dim=-1).values
+
+
+def hubness(neighbour_cosine: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the neighbours, (..., k) -> (...); 0 where a candidate has none."""
+    valid = torch.isfinite(neighbour_cosine)
+    total = torch.where(valid, neighbour_cosine, 0.0).sum(-1)
+    return total / valid.sum(-1).clamp(min=1)
+
+
+def soft_maximum(neighbour_cosine: torch.Tensor) -> torch.Tensor:
+    """Return T log sum exp(cosine / T) over the neighbours, (..., k) -> (...); 0 where a candidate has none."""
+    valid = torch.isfinite(neighbour_cosine)
+    kept = torch.where(valid, neighbour_cosine, -1.0)
+    return torch.where(valid.any(-1), TEMPERATURE * torch.logsumexp(kept / TEMPERATURE, dim=-1), 0.0)

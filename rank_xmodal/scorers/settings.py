@@ -1,0 +1,55 @@
+"""What can be set of a scorer: a schema of its own for each, checked before anything is done."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import Self
+
+from rank_xmodal.errors import UserError, did_you_mean
+
+
+class ScorerSettings(BaseModel):
+    """What every scorer has. A scorer's own settings are a subclass."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    scorer: str = Field("", description="its name in rank_xmodal.scorers.names()")
+    on: str = Field("clip", description="the scorer whose scores and space it stands on")
+    refit: bool | Literal["auto"] = Field(
+        "auto",
+        description="fit again on train and val once validation has chosen; auto: below 5,000 lists or queries",
+    )
+    calibrate: bool = Field(False, description="fit probabilities of relevance on the validation split")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
+
+    @classmethod
+    def defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return what is assumed beside `values` where it differs from the schema's own defaults."""
+        return {}
+
+    @classmethod
+    def checked(cls, values: dict[str, Any], scorer: str, where: str = "settings") -> Self:
+        """Check `values` and fill in what they leave out.
+
+        Raises
+        ------
+        UserError
+            For an unknown key, with the nearest known one, or a value of the wrong type or out of range.
+        """
+        for key in values:
+            if key not in cls.model_fields:
+                raise UserError(
+                    f"{where}: unknown key {key!r} for scorer={scorer}.{did_you_mean(key, cls.model_fields)} Known are "
+                    f"{', '.join(cls.model_fields)}."
+                )
+        try:
+            return cls.model_validate({**cls.defaults(values), **values, "scorer": scorer})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"][:1])
+            found = f"{key}={first['input']!r}: " if key else ""
+            message = first["msg"].removeprefix("Value error, ").rstrip(".")
+            raise UserError(f"{where}: {found}{message}.") from error

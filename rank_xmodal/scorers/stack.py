@@ -1,0 +1,202 @@
+"""A scorer on its base, with the query bank that they need: all that turns a query and candidates into scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
+from rank_xmodal.evaluation.judging import RANKER
+from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.lists.scoring import HeldOut, score_lists
+from rank_xmodal.retrieval.exact import exact_cosine
+from rank_xmodal.retrieval.gallery import RankedGallery
+from rank_xmodal.retrieval.query_bank import Neighbours, choose_bank, neighbours, training_neighbours
+from rank_xmodal.retrieval.retriever import Space, Unmapped
+from rank_xmodal.scorers.base import Scorer
+from rank_xmodal.scorers.cosine import Cosine
+from rank_xmodal.scorers.csls import CSLS
+from rank_xmodal.training.watch import Watch
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A scorer and what it stands on.
+
+    Attributes
+    ----------
+    scorer : Scorer
+    bank : ndarray (m, d), float16
+        The query bank: embeddings of training queries.
+    base : Scorer
+        Its cosines are the first-stage score that the scorer sees, and hubness is measured in its space. CLIP by
+        default.
+    """
+
+    scorer: Scorer
+    bank: np.ndarray
+    base: Scorer = field(default_factory=Cosine)
+
+    @property
+    def space(self) -> Space:
+        """Where the base compares both sides."""
+        space = self.base.space
+        if space is None:
+            raise RuntimeError(f"{self.base.name}: fit comes before use.")
+        return space
+
+    @property
+    def own_space(self) -> Space | None:
+        """Where a first stage of its own searches: the scorer's space, else its base's; None where that is CLIP's."""
+        space = self.scorer.space or self.space
+        return None if isinstance(space, Unmapped) else space
+
+    @property
+    def own_first_stage(self) -> str:
+        """What such a first stage is called."""
+        return self.scorer.name if self.scorer.space is not None else self.base.name
+
+    def neighbours(self, candidates: np.ndarray) -> Neighbours:
+        """Find every candidate's nearest bank queries in the base's space, (m, d) embeddings; none if nobody looks."""
+        if not self.scorer.needs.neighbours:
+            return Neighbours.none(len(candidates))
+        return neighbours(self.space.map_candidates(candidates), self.space.map_queries(self.bank))
+
+    def tensors(self, data: EmbeddingSet, lists: CandidateLists, device: torch.device) -> ListTensors:
+        """Return lists of queries that stand in no bank, ready to be scored."""
+        direction = check_direction(lists.direction)
+        near = self.neighbours(data.candidates(direction))
+        return ListTensors.gather(data, lists, near, device, in_bank=False, cosine=self._cosine(data, lists))
+
+    def _cosine(self, data: EmbeddingSet, lists: CandidateLists) -> np.ndarray | None:
+        """Return the base's score of every pair, (Q, L) float32; None where it is the lists' own cosine."""
+        space, direction = self.space, check_direction(lists.direction)
+        if isinstance(space, Unmapped):
+            return None
+        queries = space.map_queries(np.asarray(data.queries(direction)[lists.query]))
+        rows, place = np.unique(np.maximum(lists.candidates, 0), return_inverse=True)
+        candidates = space.map_candidates(np.asarray(data.candidates(direction)[rows]))
+        places = np.where(lists.candidates < 0, -1, place.reshape(lists.candidates.shape))
+        return exact_cosine(queries, candidates, np.arange(len(queries)), places)
+
+    def to(self, device: torch.device) -> Stack:
+        """Move the tensors of both and return itself."""
+        self.scorer.to(device)
+        self.base.to(device)
+        return self
+
+
+@dataclass(frozen=True)
+class TrainingPart:
+    """Lists to train on, and the set whose split train is all that the base may know when it scores them.
+
+    With a base that is fitted on pairs, `knows` must not hold the pairs of the lists: a map that has seen a list's own
+    pair makes the list look solved.
+    """
+
+    lists: CandidateLists
+    knows: EmbeddingSet
+
+
+def fit_stack(
+    scorer: Scorer,
+    data: EmbeddingSet,
+    direction: Direction,
+    *,
+    base: Scorer | None = None,
+    parts: Sequence[TrainingPart] = (),
+    validation: RankedGallery | None = None,
+    seed: int = 0,
+    device: torch.device,
+    watch: Watch | None = None,
+) -> Stack:
+    """Fit a scorer on its base, both on the split train, and return them with their query bank.
+
+    Parameters
+    ----------
+    scorer, base : Scorer
+        Not fitted yet; without a base it is CLIP.
+    data : EmbeddingSet
+    direction : "t2i" or "i2t"
+    parts : sequence of TrainingPart
+        Training lists, where the scorer needs them: one part with `data` itself, or of a base that is fitted on pairs
+        one for each inner fold.
+    validation : RankedGallery or None
+        Chooses epochs and settings.
+    seed : int
+    device : torch.device
+    watch : Watch or None
+        Of the scorer's fit.
+
+    Raises
+    ------
+    UserError
+        As the fits.
+    """
+    rows = choose_bank(data, direction, seed=seed)
+    bank = np.asarray(data.queries(direction)[rows])
+    base = base or Cosine()
+    by_cosine = None
+    if validation is not None:
+        by_cosine = HeldOut(validation, Stack(Cosine(), bank).tensors(data, validation.lists, device))
+    base.fit(data, direction, validation=by_cosine, seed=seed)
+    stack = Stack(scorer, bank, base)
+    lists = None
+    if scorer.needs.lists:
+        lists = ListTensors.join(
+            [_training_tensors(stack, data, direction, part, rows, seed, device) for part in parts]
+        )
+    held_out = by_cosine
+    if validation is not None and scorer.needs.base:
+        held_out = HeldOut(validation, stack.tensors(data, validation.lists, device))
+    scorer.fit(data, direction, lists=lists, validation=held_out, seed=seed, watch=watch)
+    return stack
+
+
+def _training_tensors(
+    stack: Stack,
+    data: EmbeddingSet,
+    direction: Direction,
+    part: TrainingPart,
+    bank_rows: np.ndarray,
+    seed: int,
+    device: torch.device,
+) -> ListTensors:
+    if part.knows is data:
+        near = Neighbours.none(len(data.candidates(direction)))
+        if stack.scorer.needs.neighbours:
+            near = training_neighbours(data, direction, bank_rows, stack.space)
+        cosine = stack._cosine(data, part.lists)
+        return ListTensors.gather(data, part.lists, near, device, in_bank=True, cosine=cosine)
+    # Out of fold: neither the base nor the bank has met the lists' queries or candidates.
+    base = stack.base.refitting().fit(part.knows, direction, seed=seed)
+    bank = np.asarray(data.queries(direction)[choose_bank(part.knows, direction, seed=seed)])
+    return Stack(stack.scorer, bank, base).tensors(data, part.lists, device)
+
+
+COMPARED = (Cosine, CSLS)
+"""What every run is compared with: needs no training, on the same lists and with the run's own query bank."""
+
+
+def rows_of(stack: Stack) -> dict[str, Stack]:
+    """Return the rows of a run's report, the run's own as "ranker" behind what it is compared with."""
+    clip = stack.base if isinstance(stack.base, Cosine) else Cosine()
+    return {**{scorer.name: Stack(scorer(), stack.bank, clip) for scorer in COMPARED}, RANKER: stack}
+
+
+def score_rows(
+    rows: Mapping[str, Stack], data: EmbeddingSet, lists: CandidateLists, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Return each row's scores of the same lists, (Q, L) float32 on the CPU, by the row's name."""
+    scores: dict[str, torch.Tensor] = {}
+    prepared: dict[tuple[int, int, bool], ListTensors] = {}
+    for name, stack in rows.items():
+        key = (id(stack.base), id(stack.bank), stack.scorer.needs.neighbours)
+        if key not in prepared:
+            prepared[key] = stack.tensors(data, lists, device)
+        scores[name] = score_lists(stack.to(device).scorer, prepared[key])
+    return scores

@@ -1,0 +1,58 @@
+"""Inner folds of the training split: what was fitted on pairs may score training lists only out of fold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from rank_xmodal.data.embedding_set import EmbeddingSet
+
+FOLDS = 5
+_OUT = "other fold"
+
+
+def inner_folds(data: EmbeddingSet, folds: int = FOLDS, seed: int = 0) -> Iterator[tuple[EmbeddingSet, EmbeddingSet]]:
+    """Cut the training split into folds that share no pair; what belongs together stays together.
+
+    Parameters
+    ----------
+    data : EmbeddingSet
+    folds : int
+    seed : int
+        Which groups, images and captions connected by relevance, go into which fold.
+
+    Yields
+    ------
+    (rest, held) : EmbeddingSet
+        The set with all folds but one as its split train, to fit on, and with that one fold alone, to score. The other
+        splits stay.
+    """
+    matrix = data.relevance_matrix("t2i")
+    texts, images = matrix.shape
+    pairs = matrix.tocoo()
+    size = texts + images
+    graph = coo_matrix((np.ones(pairs.nnz, dtype=bool), (pairs.row, pairs.col + texts)), shape=(size, size))
+    count, group = connected_components(graph, directed=False)
+    # Dealt out in random order, so that folds differ by one group at most.
+    fold_of_group = np.empty(count, dtype=np.int64)
+    fold_of_group[np.random.default_rng(seed).permutation(count)] = np.arange(count) % folds
+    fold = fold_of_group[group]
+    for number in range(folds):
+        yield (
+            _cut(data, fold != number, f"less inner fold {number} of {folds}, seed {seed}"),
+            _cut(data, fold == number, f"inner fold {number} of {folds}, seed {seed}"),
+        )
+
+
+def _cut(data: EmbeddingSet, kept: np.ndarray, what: str) -> EmbeddingSet:
+    """Return the set with the training items that aren't kept, (texts + images,) bool, in no split."""
+    texts, images = (
+        table.assign(split=table["split"].where((table["split"] != "train") | part, _OUT))
+        for table, part in ((data.texts, kept[: len(data.texts)]), (data.images, kept[len(data.texts) :]))
+    )
+    meta = {**data.meta, "fingerprint": f"{data.fingerprint} {what}"}
+    return replace(data, images=images, texts=texts, meta=meta, root=None)

@@ -1,0 +1,253 @@
+"""Embedding sets, candidate lists and the files beneath them: what is written comes back, what is broken is named."""
+
+import errno
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+from rank_xmodal.errors import UserError
+from rank_xmodal.files import read_json, replacing, write_json
+
+
+def small(**changes):
+    parts = {
+        "image_emb": np.eye(3, 4, dtype=np.float16),
+        "text_emb": np.eye(4, dtype=np.float16),
+        "images": pd.DataFrame({"image_id": ["a", "b", "c"], "path": "", "split": ["train", "train", "test"]}),
+        "texts": pd.DataFrame(
+            {"text_id": list("wxyz"), "text": ["one", "two", "three", "four"], "split": ["train"] * 3 + ["test"]}
+        ),
+        "relevance": pd.DataFrame({"image": [0, 0, 1, 2, 1], "text": [0, 1, 2, 3, 1], "grade": [1, 2, 1, 1, 1]}),
+    }
+    return EmbeddingSet(**{**parts, **changes})
+
+
+def with_row(emb, row, value):
+    emb = emb.copy()
+    emb[row] = value
+    return emb
+
+
+def test_a_set_survives_the_disk(tmp_path):
+    opened = small().write(tmp_path / "set")
+    again = EmbeddingSet.open(tmp_path / "set")
+    np.testing.assert_array_equal(again.image_emb, small().image_emb)
+    assert isinstance(again.image_emb, np.memmap)
+    assert again.fingerprint == opened.fingerprint
+    assert again.meta["counts"] == {"test": {"images": 1, "texts": 1}, "train": {"images": 2, "texts": 3}}
+    assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [
+        "image_emb.npy", "images.parquet", "meta.json", "relevance.parquet", "text_emb.npy", "texts.parquet"
+    ]  # fmt: skip
+    assert pd.read_parquet(tmp_path / "set" / "texts.parquet")["text"].tolist() == ["one", "two", "three", "four"]
+
+
+def test_the_fingerprint_follows_the_contents_not_the_place(tmp_path):
+    base = small().write(tmp_path / "a").fingerprint
+    assert small().write(tmp_path / "b").fingerprint == base
+    changed = [
+        small(image_emb=with_row(small().image_emb, 0, [0, 0, 0, 1])),
+        small(texts=small().texts.assign(text=["one", "two", "three", "five"])),
+        small(images=small().images.assign(image_id=["a", "b", "d"])),
+        small(relevance=small().relevance.assign(grade=1)),
+        small(images=small().images.assign(split=["train", "val", "test"])),
+    ]
+    assert len({base, *(s.write(tmp_path / f"c{i}").fingerprint for i, s in enumerate(changed))}) == 6
+
+
+def labelled(images=("cat", "dog", "cat|dog"), texts=("cat", "cat", "dog", "cat|dog"), **changes):
+    return small(images=small().images.assign(labels=images), texts=small().texts.assign(labels=texts), **changes)
+
+
+def test_labels_survive_the_disk_and_a_set_without_them_is_as_ever(tmp_path):
+    labelled().write(tmp_path / "set")
+    again = EmbeddingSet.open(tmp_path / "set")
+    assert again.labelled
+    assert again.images["labels"].tolist() == ["cat", "dog", "cat|dog"]
+    assert again.texts["labels"].tolist() == ["cat", "cat", "dog", "cat|dog"]
+    assert again.classes == ["cat", "dog"]
+    plain = small().write(tmp_path / "plain")
+    assert not plain.labelled
+    assert pd.read_parquet(tmp_path / "plain" / "images.parquet").columns.tolist() == ["image_id", "path", "split"]
+    assert pd.read_parquet(tmp_path / "plain" / "texts.parquet").columns.tolist() == ["text_id", "text", "split"]
+
+
+def test_lists_outlive_new_labels_but_class_figures_do_not(tmp_path):
+    first, second = labelled().write(tmp_path / "a"), labelled(images=("cat", "dog", "dog")).write(tmp_path / "b")
+    assert first.fingerprint == second.fingerprint == small().write(tmp_path / "c").fingerprint
+    assert first.labels_fingerprint != second.labels_fingerprint
+    assert first.labels_fingerprint == labelled().labels_fingerprint
+
+
+@pytest.mark.parametrize("value", ["", None, np.nan, "a||b", " a", 3])
+def test_an_item_without_a_class_is_named(value, tmp_path):
+    bad = labelled(images=("cat", value, "dog"))
+    with pytest.raises(UserError, match=r"image row 1 \(image_id 'b'\) has the labels .* Name its class"):
+        bad.write(tmp_path / "set")
+
+
+def test_an_item_that_is_never_used_needs_no_class(tmp_path):
+    data = labelled(images=("cat", "", "dog"))
+    images = data.images.assign(split=["train", "none", "test"])
+    assert small(images=images, texts=data.texts).write(tmp_path / "set").labelled
+
+
+def test_labels_broken_on_disk_are_named(tmp_path):
+    place = tmp_path / "set"
+    labelled().write(place)
+    frame = pd.read_parquet(place / "texts.parquet")
+    for labels in ([["cat"], ["cat"], ["dog"], ["dog"]], ["cat", None, "dog", "dog"]):
+        frame.assign(labels=labels).to_parquet(place / "texts.parquet")
+        with pytest.raises(UserError, match=r"text row [01] .* has the labels"):
+            EmbeddingSet.open(place)
+    frame.drop(columns="labels").to_parquet(place / "texts.parquet")
+    with pytest.raises(UserError, match=r"images\.parquet has a column 'labels', texts\.parquet has none\. Label both"):
+        EmbeddingSet.open(place)
+
+
+def test_relevance_in_both_directions():
+    data = small()
+    assert data.query_rows("t2i", "train").tolist() == [0, 1, 2]
+    assert data.candidate_rows("i2t", "train").tolist() == [0, 1, 2]
+    grades = data.grades("t2i", np.array([1, 3]), np.array([[0, 1, 2], [2, -1, 0]]))
+    assert grades.tolist() == [[2, 1, 0], [1, -1, 0]]
+    assert data.grades("i2t", np.array([1]), np.array([[0, 1, 2, 3]])).tolist() == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_emb": with_row(small().image_emb, 1, np.nan)}, r"image embedding in row 1 \(image_id 'b'\) is NaN"),
+        ({"text_emb": with_row(small().text_emb, 2, 0)}, r"text embedding in row 2 \(text_id 'y'\) is zero"),
+        ({"text_emb": with_row(small().text_emb, 3, 0.7)}, "row 3 .* of length 1.4"),
+        ({"image_emb": np.eye(3, 5, dtype=np.float16)}, "images are 5 wide, texts 4"),
+        ({"image_emb": np.eye(2, 4, dtype=np.float16)}, "2 image embeddings but 3 rows"),
+        ({"images": small().images.assign(image_id=["a", "b", "a"])}, "image_id 'a' stands in rows 0 and 2"),
+        ({"texts": small().texts.assign(text=["one", "two", " ", "x"])}, "text row 2 .*'y'.* empty caption"),
+        ({"relevance": pd.DataFrame({"image": [7], "text": [0], "grade": [1]})}, "relevance row 0 names image row 7"),
+        ({"relevance": small().relevance.iloc[[0, 0]]}, "repeats the pair"),
+        ({"relevance": small().relevance.iloc[:0]}, "at least one pair"),
+        ({"relevance": small().relevance.assign(grade=200)}, "grade 200; use 1 to 127"),
+    ],
+)
+def test_a_bad_set_is_not_written(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        small(**changes).write(tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_broken_on_disk_is_named(tmp_path):
+    place = tmp_path / "set"
+    small().write(place)
+    whole = {p.name: p.read_bytes() for p in place.iterdir()}
+    for name, contents, message in (
+        ("meta.json", b"{", "meta.json: not valid JSON"),
+        ("meta.json", json.dumps({"format": 9}).encode(), "format 9; this version reads format 1"),
+        ("image_emb.npy", whole["image_emb.npy"][:-5], "image_emb.npy: not a whole .npy"),
+        ("text_emb.npy", None, "text_emb.npy: no such file"),
+        ("texts.parquet", whole["texts.parquet"][:40], "texts.parquet: not a readable Parquet"),
+        ("images.parquet", whole["texts.parquet"], "images need a column 'image_id'"),
+    ):
+        if contents is None:
+            (place / name).unlink()
+        else:
+            (place / name).write_bytes(contents)
+        with pytest.raises(UserError, match=message):
+            EmbeddingSet.open(place)
+        (place / name).write_bytes(whole[name])
+    EmbeddingSet.open(place)
+    np.save(place / "image_emb.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"not a whole \.npy"):
+        EmbeddingSet.open(place)
+    with pytest.raises(UserError, match="no such folder"):
+        EmbeddingSet.open(tmp_path / "none")
+    with pytest.raises(UserError, match=r"split 'val' is empty \(splits found: test, train\)"):
+        small().candidate_rows("t2i", "val")
+    with pytest.raises(UserError, match="direction='x'"):
+        check_direction("x")
+
+
+# --- candidate lists ---
+
+
+def lists(**changes):
+    parts = {
+        "query": np.array([0, 2], np.int32),
+        "candidates": np.array([[0, 1, 2], [1, 0, -1]], np.int32),
+        "labels": np.array([[1, 0, 0], [1, 0, -1]], np.int8),
+        "cosine": np.array([[0.5, 0.25, 0.1], [0.4, 0.2, 0.0]], np.float32),
+        "info": {"direction": "t2i", "split": "train", "protocol": "clean", "fingerprint": "f" * 64},
+    }
+    return CandidateLists(**{**parts, **changes})
+
+
+def test_lists_survive_the_disk_and_pandas_reads_them(tmp_path):
+    lists().write(tmp_path / "l.parquet")
+    again = CandidateLists.read(tmp_path / "l.parquet")
+    for name in ("query", "candidates", "labels", "cosine"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(lists(), name))
+        assert getattr(again, name).dtype == getattr(lists(), name).dtype
+    assert again.info == lists().info
+    frame = pd.read_parquet(tmp_path / "l.parquet")
+    assert frame["candidates"][1].tolist() == [1, 0, -1]
+
+
+def test_bad_lists_are_named(tmp_path):
+    data = small().write(tmp_path / "set")
+    place = tmp_path / "l.parquet"
+    for changes, message in (
+        ({}, f"embedding set ffffffffffff, but .* is {data.fingerprint[:12]}"),
+        ({"labels": np.array([[1, 0, -1], [1, 0, -1]], np.int8)}, "row 0 pads candidates and labels at different"),
+        ({"cosine": np.full((2, 3), np.nan, np.float32)}, "row 0 has a NaN cosine"),
+        ({"candidates": np.array([[0, 1, 9], [1, 0, -1]], np.int32)}, "candidates holds row 9, but there are only 3"),
+    ):
+        info = {**lists().info, "fingerprint": data.fingerprint if changes else "f" * 64}
+        lists(**{"info": info, **changes}).write(place)
+        with pytest.raises(UserError, match=message):
+            CandidateLists.read(place, data)
+    place.write_bytes(place.read_bytes()[:100])
+    with pytest.raises(UserError, match="not a readable Parquet"):
+        CandidateLists.read(place)
+    pd.DataFrame({"query": [0], "candidates": [[0]], "labels": [[1]], "cosine": [[0.1]]}).to_parquet(place)
+    with pytest.raises(UserError, match="no rank_xmodal metadata"):
+        CandidateLists.read(place)
+
+
+# --- files ---
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.json") as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").write_text("kept")
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "folder") as part:
+        part.mkdir()
+        (part / "half").write_text("half")
+        raise ZeroDivisionError
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+    assert (tmp_path / "folder" / "kept").read_text() == "kept"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "folder"]
+    with replacing(tmp_path / "folder") as part:
+        part.mkdir()
+        (part / "new").write_text("new")
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named(number, tmp_path):
+    with pytest.raises(UserError, match="the disk is full"), replacing(tmp_path / "a") as part:
+        part.write_text("half")
+        raise OSError(number, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can't be written"), replacing(tmp_path / "file" / "inside"):
+        pass

@@ -1,0 +1,153 @@
+"""A batch against a gather by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.retrieval.query_bank import Neighbours, query_groups, training_neighbours
+from rank_xmodal.scorers.context_aware.ranker import ContextAwareRanker, RankerConfig
+from rank_xmodal.scorers.cosine import Cosine
+
+CPU = torch.device("cpu")
+
+
+def some_lists(direction="t2i"):
+    """Three lists over the planted corpus, of which two are padded, one in the middle."""
+    return CandidateLists(
+        np.array([4, 0, 9], np.int32),
+        np.array([[2, 0, 5, 7], [0, -1, 3, -1], [1, 4, 6, -1]], np.int32),
+        np.array([[1, 0, 0, 0], [1, -1, 0, -1], [0, 1, 0, -1]], np.int8),
+        np.array([[0.5, 0.4, 0.3, 0.2], [0.6, 0.0, 0.1, 0.0], [0.3, 0.2, 0.1, 0.0]], np.float32),
+        {"direction": direction, "split": "train", "fingerprint": "planted 0"},
+    )
+
+
+def plain(n, k=4):
+    return Neighbours(torch.rand(n, k).sort(1, descending=True).values, torch.full((n, k), -1))
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_a_batch_is_a_gather(corpus, direction):
+    data, lists = corpus.data, some_lists(direction)
+    near = plain(len(data.candidates(direction)))
+    tensors = ListTensors.gather(data, lists, near, CPU, in_bank=False)
+    order = [2, 0, 1]
+    batch, labels = tensors.batch(torch.tensor(order))
+    assert len(tensors) == 3
+    assert batch.query.dtype == batch.candidates.dtype == torch.float32
+    for place, number in enumerate(order):
+        query = torch.from_numpy(data.queries(direction)[lists.query[number]].astype(np.float32))
+        assert torch.equal(batch.query[place], query)
+        for column, row in enumerate(lists.candidates[number].tolist()):
+            assert bool(batch.mask[place, column]) == (row >= 0)
+            assert int(labels[place, column]) == lists.labels[number, column]
+            if row < 0:
+                continue
+            candidate = torch.from_numpy(data.candidates(direction)[row].astype(np.float32))
+            assert torch.equal(batch.candidates[place, column], candidate)
+            assert float(batch.cosine[place, column]) == float(lists.cosine[number, column])
+            assert torch.equal(batch.neighbour_cosine[place, column], near.cosine[row])
+
+
+def test_a_ranker_without_hubness_needs_no_neighbours(corpus):
+    data, lists = corpus.data, some_lists()
+    bare = ListTensors.gather(data, lists, Neighbours.none(len(data.image_emb)), CPU, in_bank=True)
+    batch, _ = bare.batch(torch.arange(3))
+    assert batch.neighbour_cosine.shape == (3, 4, 0)
+    whole, _ = ListTensors.gather(data, lists, plain(len(data.image_emb)), CPU, in_bank=False).batch(torch.arange(3))
+    model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=("concat", "cosine"))).eval()
+    assert torch.equal(model(batch), model(whole))
+
+
+def test_padding_is_finite_and_masked(corpus):
+    data = corpus.data
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    batch, labels = tensors.batch(torch.arange(3))
+    assert torch.equal(batch.mask, labels >= 0)
+    assert torch.isfinite(batch.candidates).all()
+    assert torch.isfinite(batch.cosine).all()
+
+
+def test_in_the_bank_or_not(corpus):
+    """A training list's own group is dropped from its candidates' neighbours, a test list's is not looked at."""
+    data, lists = corpus.data, corpus.lists
+    near = training_neighbours(data, "t2i", data.query_rows("t2i", "train"))
+    training = ListTensors.gather(data, lists, near, CPU, in_bank=True)
+    use = ListTensors.gather(data, lists, near, CPU, in_bank=False)
+    assert training.group.tolist() == query_groups(data, "t2i").tolist()
+    assert set(use.group.tolist()) == {-1}
+    without, _ = training.batch(torch.arange(40))
+    everyone, _ = use.batch(torch.arange(40))
+    assert without.neighbour_cosine.shape == everyone.neighbour_cosine.shape == (40, 30, 10)
+    differing = 0
+    for place, query in enumerate(lists.query[:40]):
+        own = int(query_groups(data, "t2i")[query])
+        for column, row in enumerate(lists.candidates[place]):
+            pairs = list(zip(near.cosine[row].tolist(), near.group[row].tolist(), strict=True))
+            assert without.neighbour_cosine[place, column].tolist() == [c for c, g in pairs if g != own][:10]
+            assert everyone.neighbour_cosine[place, column].tolist() == [c for c, _ in pairs][:10]
+            differing += any(g == own for _, g in pairs[:10])
+    assert differing, "the case shows the difference"
+
+
+def test_the_embeddings_are_copied_once_and_stay_float16(corpus):
+    data = corpus.data
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    assert tensors.queries.dtype == tensors.candidates.dtype == torch.float16
+    tensors.candidates.zero_()
+    assert data.image_emb.any(), "the set itself is left alone"
+
+
+def test_candidates_are_projected_once_where_they_occur_more_often(corpus):
+    data, lists = corpus.data, some_lists()
+    tensors = ListTensors.gather(data, lists, Neighbours.none(len(data.image_emb)), CPU, in_bank=False)
+    model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=("concat",))).eval()
+    assert tensors.projected_by(model).projected is None, "12 places, 400 candidates"
+    small = replace(tensors, candidates=tensors.candidates[:8])
+    known = small.projected_by(model)
+    assert known.projected.shape == (8, 8)
+    bare = small.projected_by(Cosine())
+    assert bare.projected is None
+    assert bare.candidates.shape == (8, 0), "nobody looks at them"
+    index = torch.arange(3)
+    torch.testing.assert_close(model(known.batch(index)[0]), model(small.batch(index)[0]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [("concat", "cosine"), ("concat", "product"), ("concat", "bilinear"), ("cosine",)])
+def test_candidates_are_left_out_only_where_they_change_no_score(corpus, blocks):
+    data = corpus.data
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=blocks)).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    tensors = replace(tensors, rows=tensors.rows.repeat(40, 1), labels=tensors.labels.repeat(40, 1))  # worth projecting
+    tensors = replace(tensors, cosine=tensors.cosine.repeat(40, 1), query_row=tensors.query_row.repeat(40))
+    lean = tensors.projected_by(model)
+    needed = "product" in blocks or "bilinear" in blocks
+    assert lean.candidates.shape == (len(data.image_emb), data.dim if needed else 0)
+    (batch, _), (whole, _) = (x.batch(torch.arange(120)) for x in (lean, tensors))
+    torch.testing.assert_close(model(batch), model(whole))
+
+
+def test_joined_parts_keep_their_own_neighbours(corpus):
+    """Lists of several fits: each part is gathered as it would be alone."""
+    data, lists = corpus.data, some_lists()
+    parts = [
+        ListTensors.gather(data, lists, plain(len(data.image_emb)), CPU, in_bank=False, cosine=lists.cosine + shift)
+        for shift in (0.0, 0.5, 1.0)
+    ]
+    joined = ListTensors.join(parts)
+    assert len(joined) == 9
+    for place, part in enumerate(parts):
+        one, labels = part.batch(torch.arange(3))
+        other, same = joined.batch(3 * place + torch.arange(3))
+        for name in ("query", "candidates", "cosine", "neighbour_cosine", "mask", "query_row", "rows"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        assert torch.equal(labels, same)
+    assert ListTensors.join(parts[:1]) is parts[0]
+    cut, _ = joined.first(4).batch(torch.tensor([3]))
+    assert torch.equal(cut.neighbour_cosine, parts[1].batch(torch.tensor([0]))[0].neighbour_cosine)

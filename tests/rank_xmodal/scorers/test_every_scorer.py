@@ -1,0 +1,204 @@
+"""What holds for all of them: the registry, learning, the seed, that only train is learnt from, saving and loading."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from rank_xmodal import scorers
+from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation.judging import per_query
+from rank_xmodal.lists.scoring import score_lists
+from rank_xmodal.retrieval.gallery import rank_gallery
+from rank_xmodal.scorers.folder import load, save
+from rank_xmodal.scorers.projections.base import Projection
+from rank_xmodal.scorers.stack import TrainingPart, fit_stack
+
+CPU = torch.device("cpu")
+MAPS = [name for name in scorers.names() if issubclass(scorers.class_of(name), Projection)]
+LEARN = [name for name in MAPS if name != "centred"]  # learn from pairs
+# Settings for a second: the 400 planted training pairs make few steps an epoch.
+QUICK = {
+    "dcca": {"hidden": 128, "batch_size": 200, "lr": 3e-3, "r1": 1.0, "r2": 1.0},
+    "cmpm": {"lr": 2e-3},
+    "vsepp": {"lr": 5e-3},
+    "context_aware": {"epochs": 2, "batch_size": 32},
+    "allrank": {"epochs": 1, "batch_size": 32},
+}
+
+
+def quick(name, **values):
+    return scorers.get(name, device="cpu", **{**QUICK.get(name, {}), **values})
+
+
+def fitted(corpus, name, direction="t2i", seed=0):
+    """Return a stack, fitted as `train` does it without a validation."""
+    lists = corpus.lists_of(corpus.data, direction)
+    parts = [TrainingPart(lists, corpus.data)]
+    return fit_stack(quick(name), corpus.data, direction, parts=parts, seed=seed, device=CPU)
+
+
+def scores_of(stack, data, direction="t2i", split="test"):
+    gallery = rank_gallery(data, direction, split)
+    return score_lists(stack.scorer, stack.tensors(data, gallery.lists, CPU)), gallery
+
+
+def mrr(scores, gallery):
+    return float(per_query(scores, gallery)["MRR"].mean())
+
+
+@pytest.mark.parametrize("name", scorers.names())
+def test_the_registry_knows_it_by_its_name(name):
+    scorer = scorers.get(name)
+    assert scorer.name == scorer.settings.scorer == name
+    assert scorer.paper
+    assert scorer.label
+    assert scorers.get(name) is not scorer
+
+
+def test_an_unknown_name_is_told_the_nearest():
+    with pytest.raises(UserError, match=r"scorer='vse\+\+': no such scorer\. Did you mean 'vsepp'\?"):
+        scorers.get("vse++")
+    with pytest.raises(UserError, match=r"scorer='xyz': no such scorer\. Known are clip, centred, csls"):
+        scorers.get("xyz")
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_an_unknown_direction_is_refused(corpus, name):
+    with pytest.raises(UserError, match="direction='image'"):
+        quick(name).fit(corpus.data, "image")
+
+
+@pytest.mark.parametrize("name", [*MAPS, "context_aware", "allrank"])
+def test_scoring_before_fitting_is_an_error(corpus, name):
+    with pytest.raises(RuntimeError, match="fit comes before score"):
+        quick(name).score(corpus.random_batch())
+
+
+def test_what_is_trained_on_lists_says_so_without_any(corpus):
+    with pytest.raises(UserError, match="scorer=context_aware is trained on lists"):
+        quick("context_aware").fit(corpus.data, "t2i")
+
+
+@pytest.mark.parametrize("name", scorers.names())
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_scores_are_finite_and_repeat(corpus, name, direction):
+    before = torch.get_rng_state()
+    (one, gallery), (two, _) = (
+        scores_of(fitted(corpus, name, direction, seed=3), corpus.data, direction) for _ in range(2)
+    )
+    assert one.shape == (len(gallery.lists), gallery.lists.length)
+    assert one.dtype == torch.float32
+    assert bool(torch.isfinite(one).all())
+    assert torch.equal(one, two)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", scorers.names())
+def test_saved_and_loaded_it_scores_the_same(corpus, name, tmp_path):
+    stack = fitted(corpus, name)
+    save(tmp_path, stack, {"direction": "t2i"}, "a card")
+    again, facts = load(tmp_path)
+    assert facts["scorer"] == name
+    assert again.scorer.settings == stack.scorer.settings
+    torch.testing.assert_close(scores_of(again, corpus.data)[0], scores_of(stack, corpus.data)[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", scorers.names())
+def test_it_needs_no_more_than_it_says(corpus, name):
+    """What `needs` leaves out may be anything: the scores stay."""
+    stack = fitted(corpus, name)
+    needs = stack.scorer.needs
+    batch, _ = stack.tensors(corpus.data, rank_gallery(corpus.data, "t2i", "test").lists, CPU).batch(torch.arange(5))
+    projected = stack.scorer.project(torch.from_numpy(np.array(corpus.data.image_emb)))
+    whole = None if projected is None else projected[batch.rows]
+    batch = dataclasses.replace(batch, projected=whole)
+    bare = dataclasses.replace(
+        batch,
+        cosine=batch.cosine if needs.base else torch.full_like(batch.cosine, torch.nan),
+        neighbour_cosine=batch.neighbour_cosine
+        if needs.neighbours
+        else torch.full((*batch.cosine.shape, 3), torch.nan),
+        candidates=batch.candidates if needs.candidates else batch.candidates[..., :0],
+    )
+    torch.testing.assert_close(stack.scorer.score(bare), stack.scorer.score(batch))
+
+
+@pytest.mark.parametrize("name", ["dcca", "cmpm", "vsepp", "context_aware", "allrank"])
+def test_another_seed_gives_other_scores(corpus, name):
+    one, two = (scores_of(fitted(corpus, name, seed=seed), corpus.data)[0] for seed in (0, 1))
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", LEARN)
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_it_learns_the_planted_corpus(corpus, name, direction):
+    found, gallery = scores_of(fitted(corpus, name, direction), corpus.data, direction)
+    assert mrr(found, gallery) > mrr(torch.from_numpy(gallery.lists.cosine), gallery) + 0.03
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_its_space_ranks_as_its_scores_do(corpus, name, direction):
+    stack = fitted(corpus, name, direction)
+    gallery = rank_gallery(corpus.data, direction, "test", depth=20, space=stack.scorer.space, first_stage=name)
+    scores = score_lists(stack.scorer, stack.tensors(corpus.data, gallery.lists, CPU))
+    assert bool((scores[:, :-1] >= scores[:, 1:] - 1e-6).all())
+    assert gallery.lists.info["first_stage"] == name
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_a_validation_helps_on_its_own_lists(corpus, name):
+    held_out = corpus.held_out(corpus.data, "t2i")
+    plain, chosen = (quick(name).fit(corpus.data, "t2i", validation=v) for v in (None, held_out))
+    found = [mrr(score_lists(scorer, held_out.tensors), held_out.gallery) for scorer in (plain, chosen)]
+    assert found[1] >= found[0] - 1e-6
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_nothing_may_be_chosen_by_the_test_split(corpus, name):
+    with pytest.raises(ValueError, match="of the split 'test', by which nothing may be chosen: pass 'val'"):
+        quick(name).fit(corpus.data, "t2i", validation=corpus.held_out(corpus.data, "t2i", "test"))
+
+
+def corrupted(data):
+    """Return the set with everything outside of train drawn anew, and other pairs there and across splits."""
+    rng = np.random.default_rng(9)
+    image_emb, text_emb, relevance = np.array(data.image_emb), np.array(data.text_emb), data.relevance.copy()
+    for emb, table in ((image_emb, data.images), (text_emb, data.texts)):
+        other = (table["split"] != "train").to_numpy()
+        drawn = rng.normal(size=emb[other].shape)
+        emb[other] = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    train_text = (data.texts["split"] == "train").to_numpy()[relevance["text"]]
+    others = np.flatnonzero(~train_text)
+    images = np.flatnonzero((data.images["split"] != "train").to_numpy())
+    relevance.loc[others, "image"] = rng.choice(images, len(others)).astype(np.int32)
+    across = relevance.iloc[others[:5]].copy()
+    across["image"] = np.arange(5, dtype=np.int32)  # images of train
+    relevance = type(relevance)(np.concatenate([relevance, across]), columns=relevance.columns)
+    return dataclasses.replace(data, image_emb=image_emb, text_emb=text_emb, relevance=relevance)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_nothing_but_train_is_learnt_from(corpus, name):
+    batch = corpus.random_batch(dim=24)
+    one, two = (quick(name).fit(data, "t2i").score(batch) for data in (corpus.data, corrupted(corpus.data)))
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_padding_changes_no_other_score(corpus, name):
+    scorer, batch = quick(name).fit(corpus.data, "t2i"), corpus.random_batch(dim=24)
+    torch.testing.assert_close(scorer.score(corpus.pad(batch))[:, :7], scorer.score(batch))
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_many_to_many_pairs_and_grades(corpus, name):
+    """A caption of two images and an image without captions: both are taken as they come."""
+    rng = np.random.default_rng(0)
+    emb = rng.normal(size=(40, 8))
+    pairs = [(k, k) for k in range(30)] + [(k + 1, k) for k in range(0, 20, 2)]
+    grades = np.array([2] * 30 + [1] * 10, dtype=np.uint8)
+    data = corpus.embedding_set(emb, emb[:30] + 0.1, pairs, "train", "train", grades=grades)
+    assert bool(torch.isfinite(quick(name).fit(data, "i2t").score(corpus.random_batch(dim=8))).all())

@@ -1,0 +1,43 @@
+"""What can be set of every scorer: out of its range it is refused by name, whoever makes the scorer."""
+
+import pytest
+from annotated_types import Ge, Gt, Lt
+from pydantic_core import PydanticUndefined
+
+from rank_xmodal import scorers
+from rank_xmodal.errors import UserError
+
+BOUNDED = [
+    (name, key, bound)
+    for name in scorers.names()
+    for key, field in scorers.class_of(name).Settings.model_fields.items()
+    for bound in field.metadata
+    if isinstance(bound, (Ge, Gt, Lt))
+]
+
+
+@pytest.mark.parametrize(("name", "key", "bound"), BOUNDED)
+def test_a_value_out_of_its_range_is_refused_by_name(name, key, bound):
+    outside = {Ge: lambda b: b.ge - 1, Gt: lambda b: b.gt, Lt: lambda b: b.lt}[type(bound)](bound)
+    for value in (outside, float("nan"), float("inf"), "many"):
+        with pytest.raises(UserError, match=f"settings: {key}=.*"):
+            scorers.get(name, **{key: value})
+
+
+@pytest.mark.parametrize("name", scorers.names())
+def test_every_number_has_a_range_and_every_setting_a_default(name):
+    for key, field in scorers.class_of(name).Settings.model_fields.items():
+        assert field.default is not PydanticUndefined or field.default_factory, key
+        if field.annotation in (int, float):
+            assert field.metadata, key
+
+
+@pytest.mark.parametrize("name", scorers.names())
+def test_settings_come_back_from_what_is_kept_of_them(name):
+    settings = scorers.get(name, seed=3).settings
+    assert scorers.parse(settings.model_dump(mode="json")) == settings
+
+
+def test_an_unknown_key_is_told_the_nearest():
+    with pytest.raises(UserError, match=r"unknown key 'margn' for scorer=vsepp\. Did you mean 'margin'\?"):
+        scorers.get("vsepp", margn=0.1)
