@@ -15,10 +15,10 @@ import torch
 from benchmarks.corpus import embedding_set, unit_rows
 from benchmarks.measure import process
 from data_prep.mining.miner import mine
-from rank_xmodal import scorers
 from rank_xmodal.retrieval.exact import top_candidates
-from rank_xmodal.scorers.context_aware.ranker import ALL_BLOCKS, ContextAwareRanker, RankerConfig
-from rank_xmodal.training.loop import train
+from rank_xmodal.scorers.context_aware.ranker import ALL_BLOCKS, RankerConfig
+from rank_xmodal.scorers.context_aware.scorer import ContextAware
+from rank_xmodal.scorers.stack import Stack, TrainingPart, fit_stack
 from rank_xmodal.use.reranker import Reranker
 
 DIM = 512
@@ -62,7 +62,9 @@ def one(name: str, size: int) -> float:
     elif name.startswith("searching"):
         corpus, queries = unit_rows(size, DIM, 1), unit_rows(500, DIM, 2)
         bank = unit_rows(2_000, DIM, 3)
-        index = Reranker(ContextAwareRanker(RankerConfig(dim=DIM)), bank, {}, torch.device("cpu")).index(corpus)
+        scorer = ContextAware()
+        scorer.network = scorer.build(RankerConfig(dim=DIM)).eval()
+        index = Reranker(Stack(scorer, bank), {}, torch.device("cpu")).index(corpus)
         started = time.perf_counter()
         index.search(queries, k=10)
     else:
@@ -70,7 +72,8 @@ def one(name: str, size: int) -> float:
         data = embedding_set(lists, captions=1)
         mined = mine(data, "t2i", "train", negatives=length - 1, pool=2 * length, protocol="clean", seed=0)
         started = time.perf_counter()
-        train(data, mined, scorers.parse({"epochs": 1, "device": "cpu", "blocks": list(ALL_BLOCKS)}))
+        ranker = ContextAware(epochs=1, device="cpu", blocks=ALL_BLOCKS)
+        fit_stack(ranker, data, "t2i", parts=[TrainingPart(mined, data)], device=torch.device("cpu"))
     return time.perf_counter() - started
 
 

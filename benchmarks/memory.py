@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, process, row
 from data_prep.mining.miner import mine
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
-from rank_xmodal.training.loop import train
+from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 
 IMAGES, CAPTIONS, LENGTH, DIM = 29_000, 5, 51, 512
 MOST = 1_500.0  # MB
@@ -33,7 +35,8 @@ def main(path: Path) -> None:
     data = EmbeddingSet.open(path)
     mine(data, "i2t", "train", negatives=LENGTH - 1, pool="all", protocol="clean", seed=0)
     lists = mine(data, "t2i", "train", negatives=LENGTH - 1, pool="all", protocol="clean", seed=0)
-    train(data, lists, scorers.parse({"loss": "listnet", "epochs": 1, "device": "cpu"}))
+    scorer = scorers.get("context_aware", loss="listnet", epochs=1, device="cpu")
+    fit_stack(scorer, data, "t2i", parts=[TrainingPart(lists, data)], device=torch.device("cpu"))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, alternate, matmul_rate, row
 from data_prep.mining.miner import mine
-from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.data.embedding_set import DIRECTIONS, Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.exact import precisions, top_candidates
 from rank_xmodal.torchvision_ops import make_importable
@@ -35,19 +36,17 @@ def rows() -> Iterator[Row]:
     faiss.omp_set_num_threads(torch.get_num_threads())
     data = embedding_set(IMAGES, captions=CAPTIONS)
     against: dict[str, list[Pairs]] = {"product": [], "faiss": [], "sentence": []}
-    for direction in ("t2i", "i2t"):
-        part = _first_queries(data, direction, len(data.queries(direction)) // SHARE)  # type: ignore[arg-type]
-        queries, candidates = part.queries(direction), part.candidates(direction)  # type: ignore[arg-type]
+    for direction in DIRECTIONS:
+        part = _first_queries(data, direction, len(data.queries(direction)) // SHARE)
+        queries, candidates = part.queries(direction), part.candidates(direction)
         q, c = (np.asarray(x, dtype=np.float32) for x in (queries, candidates))
-        search = lambda q=q, c=c: faiss.knn(q, c, K, metric=faiss.METRIC_INNER_PRODUCT)  # noqa: E731
-        ours = lambda queries=queries, candidates=candidates: top_candidates(queries, candidates, K)  # noqa: E731
+        search = partial(faiss.knn, q, c, K, metric=faiss.METRIC_INNER_PRODUCT)
+        ours = partial(top_candidates, queries, candidates, K)
         _check_same(ours()[0], np.asarray(search()[1]), "faiss")
         against["faiss"].append(alternate(ours, search))
         against["product"].append(alternate(ours, _product(torch.from_numpy(q), torch.from_numpy(c))))
-        theirs = _sentence_transformers(part, direction)  # type: ignore[arg-type]
-        lists = lambda part=part, direction=direction: mine(  # noqa: E731
-            part, direction, "train", negatives=K - 1, pool="all", protocol="clean", seed=0
-        )
+        theirs = _sentence_transformers(part, direction)
+        lists = partial(mine, part, direction, "train", negatives=K - 1, pool="all", protocol="clean", seed=0)
         mined, found = lists(), theirs()
         asked = np.searchsorted(mined.query, found[:, 0])
         negatives = [mined.candidates[place][mined.labels[place] == 0] for place in asked]
@@ -135,7 +134,7 @@ def _sentence_transformers(data: EmbeddingSet, direction: Direction) -> Callable
     def call() -> np.ndarray:
         mined = mine_hard_negatives(
             pairs,
-            model,  # type: ignore[arg-type]
+            model,
             corpus=corpus,
             num_negatives=K - 1,
             output_format="n-tuple",

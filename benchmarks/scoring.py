@@ -12,12 +12,10 @@ import torch
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, alternate_apart, matmul_rate, row
 from benchmarks.training_step import lists_of, model_of
-from rank_xmodal import scorers
 from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.query_bank import choose_bank, neighbours
 from rank_xmodal.scorers.allrank import AllRankRanker
-from rank_xmodal.scorers.folder import build
-from rank_xmodal.training.loop import ranker_config
+from rank_xmodal.scorers.context_aware.scorer import ContextAware
 
 LISTS = 256
 _AT_ONCE = 64  # what both sides are fastest with
@@ -38,8 +36,8 @@ def ours(features: Literal["concat", "full"]) -> Callable[[], object]:
         tensors = replace(
             tensors, neighbours=neighbours(data.image_emb, bank), group=torch.full_like(tensors.group, -1)
         )
-    plan = scorers.parse({"features": features, "device": "cpu"})
-    model = build("rank_xmodal", ranker_config(plan, data.dim, spread, len(tensors))).eval()
+    scorer = ContextAware(features=features)
+    model = scorer.build(scorer.network_config(data.dim, spread, len(tensors))).eval()
     part = tensors.first(LISTS)
     return lambda: score_lists(model, part)
 

@@ -10,14 +10,16 @@ import torch
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, alternate_apart, matmul_rate, row
 from data_prep.mining.miner import mine
-from rank_xmodal import losses, scorers
+from rank_xmodal import losses
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.retrieval.query_bank import Neighbours
-from rank_xmodal.scorers.allrank import AllRankRanker, allrank_loss
-from rank_xmodal.scorers.folder import Ranker, build
+from rank_xmodal.scorers.allrank import AllRank, AllRankRanker, allrank_loss
+from rank_xmodal.scorers.context_aware.scorer import ContextAware
+from rank_xmodal.scorers.list_trained import spread_of
 from rank_xmodal.training.adamw import AdamW
-from rank_xmodal.training.loop import Step, ranker_config, spread_of
+from rank_xmodal.training.loop import Network
+from rank_xmodal.training.step import Step
 
 BATCH = 32
 LOSSES = ("lambdarank", "neuralndcg", "listnet", "ranknet")
@@ -28,19 +30,20 @@ def lists_of(data: EmbeddingSet) -> tuple[ListTensors, float]:
     """Return the paper's lists of a set as tensors, and the spread of their cosines."""
     lists = mine(data, "t2i", negatives=50, pool=200, protocol="clean", seed=0)
     near = Neighbours.none(len(data.image_emb))  # as in a training: the recipe has no use for hubness
-    return ListTensors.gather(data, lists, near, torch.device("cpu"), in_bank=True), spread_of(lists)
+    tensors = ListTensors.gather(data, lists, near, torch.device("cpu"), in_bank=True)
+    return tensors, spread_of(tensors)
 
 
-def model_of(kind: Literal["rank_xmodal", "allrank"], tensors: ListTensors, spread: float) -> Ranker:
-    """Return an untrained ranker, "rank_xmodal" or "allrank", in the paper's sizes."""
-    plan = scorers.parse({"features": "concat", "ranker": kind, "device": "cpu"})
+def model_of(kind: Literal["rank_xmodal", "allrank"], tensors: ListTensors, spread: float) -> Network:
+    """Return an untrained network, "rank_xmodal" or "allrank", in the paper's sizes."""
+    scorer = AllRank() if kind == "allrank" else ContextAware(features="concat")
     torch.manual_seed(0)
-    return build(kind, ranker_config(plan, tensors.queries.shape[1], spread, len(tensors))).train()
+    return scorer.build(scorer.network_config(tensors.queries.shape[1], spread, len(tensors))).train()
 
 
 def ours(tensors: ListTensors, spread: float, loss: str) -> Callable[[], object]:
     """Return a function that does the next step of our training."""
-    plan = scorers.parse({"features": "concat", "loss": loss, "device": "cpu", "batch_size": BATCH})
+    plan = ContextAware(features="concat", loss=loss, batch_size=BATCH).settings
     model = model_of("rank_xmodal", tensors, spread)
     step = Step(model, losses.get(loss), AdamW(model.parameters(), plan.lr, plan.weight_decay), plan)
     order = iter(_forever(len(tensors)))

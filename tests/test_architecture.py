@@ -105,3 +105,9 @@ def test_the_library_never_reads_an_image():
     for name in MODULES:
         if name.startswith("rank_xmodal"):
             assert "PIL" not in MODULES[name].read_text(encoding="utf-8"), name
+
+
+def test_the_page_on_architecture_names_every_room():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    for rooms in ROOMS.values():
+        assert all(f"`{room}`" in text for room in rooms)

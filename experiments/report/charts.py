@@ -36,8 +36,8 @@ class Scale:
         unit = 10 ** math.floor(math.log10(raw))
         step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw * 0.999)
         places = range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
-        values = [float(f"{place * step:.10g}") for place in places]
-        labels = [f"{value:g}" for value in values]
+        labels = [f"{place * step:.10g}" for place in places]
+        values = [float(label) for label in labels]
         if not any("e" in label for label in labels):
             decimals = max(len(label.partition(".")[2]) for label in labels)
             labels = [f"{value:.{decimals}f}" for value in values]

@@ -87,8 +87,7 @@ def write_report(out: Path, name: str, data: EmbeddingSet, facts: dict[str, Any]
 
 def _compared(result: Result) -> list[tuple[str, float]]:
     """Hold the run's R@1 against the best of the other rows, and against CLIP's: the rows, with p by Holm over both."""
-    others = [row for row in rows_in(result.report) if row != RANKER]
-    best = max(others, key=lambda row: result.report[row]["R@1"])
+    best = max(rows_in(result.report)[:-1], key=lambda row: result.report[row]["R@1"])
     against = [best] if best == CLIP else [best, CLIP]
     own = result.values[RANKER]["R@1"].numpy()
     p = holm(np.array([paired_p(own, result.values[row]["R@1"].numpy()) for row in against]))

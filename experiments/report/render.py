@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\u00a0%"
 
 
-def capital(text: str) -> str:
-    """Return a text as it begins a sentence; Jinja's own would make "Clip" of CLIP."""
-    return text[:1].upper() + text[1:]
+def capital(label: str) -> str:
+    """Return a label as it begins a line: "Centred cosine", but allRank as it is spelt."""
+    return label.capitalize() if label.islower() else label
 
 
 @lru_cache(maxsize=1)
@@ -46,6 +47,6 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("experiments.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(capital=capital, count="{:,}".format, label=row_label, percent=percent)
+    environment.filters.update(capital=capital, json=json.dumps, label=row_label, number="{:,}".format, percent=percent)
     environment.globals.update({name: getattr(charts, name) for name in ("Scale", "hue", "series", "shifts", "spread")})
     return environment

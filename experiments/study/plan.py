@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,94 +23,84 @@ FOLDER = Path(experiments.__file__).with_name("plans")
 UNTRAINED = tuple(scorer.label for scorer in COMPARED)
 """Rows of every study: what each trial is compared with."""
 Protocol = Literal["paper", "clean", "gallery"]
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is trained for a row.
-
-    Attributes
-    ----------
-    settings : ScorerSettings
-    as_judged : bool
-        Trained on lists of the protocol that it is judged by (`lists: judged`); for gallery, which has none, on clean.
-    """
+    """What is trained for a row; `as_judged` (`lists: judged`) on lists of the protocol that it is judged by."""
 
     settings: ScorerSettings
     as_judged: bool = False
 
-    def trainings(self, protocols: tuple[Protocol, ...]) -> list[tuple[ScorerSettings, tuple[Protocol, ...]]]:
-        """Return the fewest trainings that serve all protocols, and which each serves."""
-        if not self.as_judged:
-            return [(self.settings, protocols)]
-        lists_of = {protocol: "paper" if protocol == "paper" else "clean" for protocol in protocols}
-        return [
-            (self.settings.model_copy(update={"lists": lists}), tuple(p for p in protocols if lists_of[p] == lists))
-            for lists in dict.fromkeys(lists_of.values())
-        ]
+    def settings_for(self, protocol: Protocol, seed: int) -> ScorerSettings:
+        """Return the settings of a training: gallery has no lists to be trained on, clean ones are nearest to it."""
+        lists = {"lists": "paper" if protocol == "paper" else "clean"} if self.as_judged else {}
+        return self.settings.model_copy(update={**lists, "seed": self.settings.seed + seed})
 
 
-class Published(BaseModel):
-    """Figures to print beside one's own: R@1, R@5 and R@10 in %; `note` says where they are from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    note: str = ""
-    rows: dict[str, dict[Direction, tuple[float, float, float]]] = {}
-
-
-class Plan(BaseModel):
-    """A study before it is made: the keys of its file.
-
-    CLIP and CSLS come on top of `rows`. Of a `grid`, key: list of values, each combination is a row. `judge` says which
-    of the set's own splits is judged, `seeds` times; `folds` take the place of both.
-    """
+class Strict(BaseModel):
+    """What a YAML file may hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    name: str
-    rows: dict[str, Row]
-    grid: dict[str, list[Any]] = {}
-    against: tuple[str, ...] = ()
+
+class PlanFile(Strict):
+    """The keys of a plan's file.
+
+    Of a `grid` each combination is a row. `judge` says which of the set's own splits is judged, `seeds` times; `folds`
+    take the place of both. `published` names a file of figures to print beside one's own; `note` ends each caption.
+    """
+
+    rows: dict[str, dict[str, Any] | None] = {}
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    settings: dict[str, Any] | None = None
+    against: tuple[str, ...] | None = None
     protocols: tuple[Protocol, ...] = ("gallery",)
     judge: Literal["val", "test"] = "val"
     seeds: int = Field(5, ge=1)
     folds: int | None = Field(None, ge=2)
     permutations: int = Field(2, ge=1)
-    published: Published = Published()
+    published: str | None = None
+    note: str = ""
+
+
+class Published(Strict):
+    """Figures of others: R@1, R@5 and R@10 in %, and where they are from."""
+
+    rows: dict[str, dict[Direction, tuple[float, float, float]]]
+    note: str = ""
+
+
+class Plan(PlanFile):
+    """A study before it is made; CLIP and CSLS come on top of what is `trained`."""
+
+    name: str
+    trained: dict[str, Row]
+    beside: Published = Published(rows={})
 
     @property
     def split(self) -> str:
         """The split that is judged."""
         return "test" if self.folds else self.judge
 
-    @property
-    def how(self) -> str:
-        """What a row's figures are over, as titles say it."""
-        if self.folds:
-            return f"{self.folds} folds of {self.permutations} permutations"
-        return f"{self.seeds} seed{'s' * (self.seeds > 1)}, {'validation' if self.judge == 'val' else 'test'} split"
+
+_File = TypeVar("_File", bound=BaseModel)
 
 
-def find(plan: str) -> Path:
-    """Return the file of a plan, given as a path or by the name of one that comes along."""
-    ours = {path.stem: path for path in sorted(FOLDER.glob("*.yaml")) if path.stem != "demo"}
-    found = Path(plan) if Path(plan).is_file() else ours.get(plan)
-    if found is None:
-        raise UserError(f"{plan}: no such file or plan.{did_you_mean(plan, ours)} Plans are {', '.join(ours)}.")
-    return found
-
-
-def read_keys(path: Path, known: Iterable[str]) -> dict[str, Any]:
-    """Read a YAML file that may hold these keys alone, and no name twice, which YAML would take without a word."""
+def read_as(schema: type[_File], path: Path) -> _File:
+    """Read a YAML file by a schema; a name that stands twice, of which YAML takes the last, is an error, too."""
     values = read_yaml(path)
-    for key in values:
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}.{did_you_mean(key, known)} Known are {', '.join(known)}.")
     for name in _twice(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)):
         raise UserError(f"{path}: {name!r} stands twice in the same place. Give each a name of its own.")
-    return values
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        *above, key = map(str, first["loc"])
+        if first["type"] == "extra_forbidden":
+            hint = f"{did_you_mean(key, schema.model_fields)} Known are {', '.join(schema.model_fields)}"
+            raise UserError(f"{path}: unknown key {key!r}.{hint}.") from error
+        raise UserError(f"{path}: {': '.join([*above, key])}: {first['msg']}, found {first['input']!r}.") from error
 
 
 def _twice(node: Any) -> Iterator[str]:
@@ -135,54 +125,41 @@ def read(path: Path, assignments: list[str]) -> Plan:
     UserError
         Whatever is wrong with it; names the file and the place.
     """
-    values = read_keys(path, ["settings", *(key for key in Plan.model_fields if key != "name")])
-    if bool(values.get("rows")) == ("grid" in values):
+    file = read_as(PlanFile, path)
+    if bool(file.rows) == bool(file.grid):
         raise UserError(f"{path}: must hold either rows (name: settings) or a grid (key: list of values).")
-    fixed = _mapping(path, "settings", values.pop("settings", None))
     assigned = {assignment.partition("=")[0].strip().split(".")[0] for assignment in assignments}
-    common = {key: value for key, value in fixed.items() if key not in assigned}
-    rows: dict[str, Row] = {}
-    for name, own in _points(path, values, fixed, assigned) if "grid" in values else _rows(path, values):
-        where = f"{path}: {'the point' if 'grid' in values else 'rows:'} {name}"
-        row = _row(where, {**common, **own}, assignments)
-        for same in (other for other, known in rows.items() if known == row and "grid" in values):
+    for key in file.grid:
+        for where, keys in (("settings", file.settings or {}), ("--set", assigned)):
+            if key in keys:
+                raise UserError(f"{path}: grid: {key}: stands in {where}, too. Keep it in one of them.")
+    common = {key: value for key, value in (file.settings or {}).items() if key not in assigned}
+    trained: dict[str, Row] = {}
+    for name, own in file.rows.items() if file.rows else _points(file.grid):
+        where = f"{path}: {'the point' if file.grid else 'rows:'} {name}"
+        if name in UNTRAINED:
+            raise UserError(f"{path}: rows: {name!r} is always there, untrained. Give the row another name.")
+        row = _row(where, {**common, **(own or {})}, assignments)
+        for same in (other for other, known in trained.items() if file.grid and known == row):
             raise UserError(f"{where} is the same as {same}. Name each value once.")
-        rows[name] = row
-    if "published" in values:
-        beside = path.parent / str(values["published"])
-        file = beside if beside.is_file() else FOLDER / "published" / f"{values['published']}.yaml"
-        values["published"] = _validated(file, Published, read_keys(file, Published.model_fields))
-    values["against"] = values.get("against") or []
-    plan = _validated(path, Plan, {**values, "name": path.stem, "rows": rows})
-    for name in plan.against:
-        if name not in (known := [*UNTRAINED, *rows]):
+        trained[name] = row
+    for name in file.against or ():
+        if name not in (known := [*UNTRAINED, *trained]):
             hint = did_you_mean(name, known)
             raise UserError(f"{path}: against: {name!r} is no row.{hint} Rows are {', '.join(known)}.")
+    plan = Plan(**dict(file), name=path.stem, trained=trained)
+    if file.published:
+        named = path.parent / file.published
+        ours = FOLDER / "published" / f"{file.published}.yaml"
+        plan = plan.model_copy(update={"beside": read_as(Published, named if named.is_file() else ours)})
     return plan
 
 
-def _rows(path: Path, values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, own in _mapping(path, "rows", values["rows"]).items():
-        if name in UNTRAINED:
-            raise UserError(f"{path}: rows: {name!r} is always there, untrained. Give the row another name.")
-        yield str(name), _mapping(path, f"rows: {name}", own)
-
-
-def _points(
-    path: Path, values: dict[str, Any], fixed: Iterable[str], assigned: set[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each combination of a grid, the last key changing fastest: "d_model=64 heads=4"."""
-    grid = values["grid"] = _mapping(path, "grid", values["grid"])
-    if not grid:
-        raise UserError(f"{path}: grid: must hold `key: [value, value]` lines.")
-    for key, options in grid.items():
-        if not isinstance(options, list) or not options:
-            raise UserError(f"{path}: grid: {key}: {options!r} is no list of values. Write [value, value].")
-        for where, keys in (("settings", fixed), ("--set", assigned)):
-            if key in keys:
-                raise UserError(f"{path}: grid: {key}: stands in {where}, too. Keep it in one of them.")
+def _points(grid: dict[str, list[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each combination, the last key changing fastest: "d_model=64 heads=4"."""
     for chosen in itertools.product(*grid.values()):
-        yield " ".join(f"{key}={value}" for key, value in zip(grid, chosen, strict=True)), dict(zip(grid, chosen, strict=True))
+        point = dict(zip(grid, chosen, strict=True))
+        yield " ".join(f"{key}={value}" for key, value in point.items()), point
 
 
 def _row(where: str, values: dict[str, Any], assignments: list[str]) -> Row:
@@ -191,18 +168,3 @@ def _row(where: str, values: dict[str, Any], assignments: list[str]) -> Row:
         return Row(scorers.read(None, assignments, {**values, "lists": "clean"} if as_judged else values), as_judged)
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('settings: ')}") from error
-
-
-def _mapping(path: Path, where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value or {}, dict):
-        raise UserError(f"{path}: {where}: must hold `key: value` lines, found {value!r}.")
-    return value or {}
-
-
-def _validated(path: Path, model: type[_Model], values: dict[str, Any]) -> _Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ": ".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where}: {first['msg']}, found {first['input']!r}.") from error

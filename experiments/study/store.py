@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,14 +18,16 @@ from rank_xmodal.scorers import class_of
 
 ROOT = Path(experiments.__file__).parents[1]
 # The files, below the root, that decide what a trial gives.
-CODE = (
-    "rank_xmodal/**/*.py",
-    "data_prep/mining/*.py",
-    "experiments/results/result.py",
-    "experiments/run/lists.py",
-    "experiments/run/procedure.py",
-    "experiments/study/trial.py",
+CODE = ("rank_xmodal/**/*.py", "data_prep/mining/*.py", "experiments/results/result.py") + tuple(
+    f"experiments/{name}.py" for name in ("run/lists", "run/procedure", "study/trial")
 )
+
+
+def identity(trial: Trial, fingerprint: str) -> dict[str, Any]:
+    """Return what decides a trial's figures, beside the code: not the device."""
+    settings = {key: value for key, value in trial.settings.items() if key != "device"}
+    asked = {"direction": trial.direction, "split": trial.split, "protocols": list(trial.protocols)}
+    return {"settings": settings, "fingerprint": fingerprint, **asked}
 
 
 def code_digest(trial: Trial) -> str:
@@ -57,14 +59,14 @@ def _is_text(line: ast.AST) -> bool:
 
 def keep(folder: Path, trial: Trial, fingerprint: str, make: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, bool]:
     """Return the trial's frame, kept in `folder` by the same code or else made and kept now, and whether it was made."""
-    identity = {**trial.asked, "fingerprint": fingerprint}
-    path = folder / f"{trial.direction}-{sha256(json.dumps(identity).encode())[:16]}.parquet"
-    facts, identity = path.with_suffix(".json"), {**identity, "code": code_digest(trial)}
-    if path.is_file() and facts.is_file() and read_json(facts) == identity:
+    known = identity(trial, fingerprint)
+    path = folder / f"{trial.direction}-{sha256(repr(known).encode())[:16]}.parquet"
+    facts, known = path.with_suffix(".json"), {**known, "code": code_digest(trial)}
+    if path.is_file() and facts.is_file() and read_json(facts) == known:
         return read_parquet(path).to_pandas(), False
     frame = make()
     facts.unlink(missing_ok=True)  # stopped between the two writes, the old facts would vouch for the new frame
     with replacing(path) as part:
         frame.to_parquet(part, index=False)
-    write_json(facts, identity)
+    write_json(facts, known)
     return frame, True

@@ -31,10 +31,12 @@ class Outcome:
     report : dict
         As `judging.judge` returns it.
     queries : DataFrame or None
-        query, and R@1 and MeanRank of each row of the report: "ranker/R@1".
+        query, and at least R@1 and MeanRank of each row of the report: "ranker/R@1".
     settings : dict
     on : str
         Which queries these are: of outcomes on the same, CLIP and CSLS count once for each query bank.
+    name : str
+        What errors call it.
     """
 
     row: str
@@ -44,6 +46,7 @@ class Outcome:
     queries: pd.DataFrame | None
     settings: dict[str, Any]
     on: str = ""
+    name: str = ""
 
     def agrees(self, other: Outcome, source: str) -> bool:
         """Say whether a row of the report has the same figures in both."""
@@ -60,7 +63,7 @@ class Figure(NamedTuple):
 
 @dataclass
 class Against:
-    """By how much a line is better than another; the gain's standard error, or the p-value, raw and corrected."""
+    """By how much a line is better than another; the gain's standard error, or its p-value, raw and corrected."""
 
     gain: float
     error: float = math.nan
@@ -112,23 +115,23 @@ class Group(NamedTuple):
     source: str
     outcomes: list[Outcome]
 
-    def figure(self, metric: str, source: str = "") -> Figure:
-        """Summarise the row, or another row of its reports."""
-        scale = 1 if metric == MEAN_RANK else 100
-        values = [scale * one.report[source or self.source][metric] for one in self.outcomes]
+    def figure(self, metric: str) -> Figure:
+        """Summarise a metric."""
+        values = [one.report[self.source][metric] * (1 if metric == MEAN_RANK else 100) for one in self.outcomes]
         return Figure(mean(values), stdev(values) if len(values) > 1 else math.nan)
 
-    def by_query(self, source: str = "") -> pd.Series | None:
-        """Return each query's R@1, meaned over repeats; None where an outcome has no queries."""
+    def by_query(self, metric: str) -> pd.Series | None:
+        """Return each query's value, meaned over repeats; None where an outcome has no queries."""
         frames = [one.queries for one in self.outcomes if one.queries is not None]
-        whole = len(frames) == len(self.outcomes)
-        return pd.concat(frames).groupby("query")[f"{source or self.source}/{TESTED}"].mean() if whole else None
+        if len(frames) < len(self.outcomes):
+            return None
+        return pd.concat(frames).groupby("query")[f"{self.source}/{metric}"].mean()
 
     def against(self, other: Group) -> Against:
         """Compare with another row; with one that isn't trained as the own reports have it, of the own query bank."""
         rival = other if other.source == RANKER else Group(other.source, self.outcomes)
         found = Against(self.figure(TESTED).mean - rival.figure(TESTED).mean)
-        mine, others = self.by_query(), rival.by_query()
+        mine, others = self.by_query(TESTED), rival.by_query(TESTED)
         if mine is not None and others is not None:
             found.p = paired_p(*(side.to_numpy() for side in mine.align(others, join="inner")))
         return found
@@ -155,12 +158,10 @@ def groups_of(outcomes: Sequence[Outcome], protocol: str, direction: str) -> dic
 def tabulate(
     outcomes: Sequence[Outcome],
     table: Table,
-    *,
-    unit: str = "seeds",
     published: Mapping[str, Mapping[Direction, Sequence[float]]] | None = None,
     note: str = "",
 ) -> Table:
-    """Fill an empty table, rows in the order of the outcomes; `unit` is what repeats are called, `note` ends captions.
+    """Fill an empty table, rows in the order of the outcomes; the note ends each caption.
 
     Every pair is tested on the lower of its two lines. All tests of a protocol, whatever the direction, row and
     opponent, are one family for Holm's correction.
@@ -170,14 +171,12 @@ def tabulate(
         lines: dict[tuple[str, Direction], Line] = {}
         for way, groups in blocks.items():
             for place, (row, group) in enumerate(groups.items()):
-                settings = group.outcomes[0].settings if group.source == RANKER else {}
                 figures = {name: group.figure(name) for name in SHOWN}
-                line = lines[row, way] = Line(row, way, protocol, len(group.outcomes), figures, settings)
+                line = Line(row, way, protocol, len(group.outcomes), figures, group.outcomes[0].settings)
                 line.published = (published or {}).get(row, {}).get(way, ())
-                for other in table.against:
-                    later = row in table.against and list(groups).index(other) > place
-                    if other != row and not later:
-                        line.against[other] = group.against(groups[other])
+                above = [other for other in table.against if row not in table.against or other in [*groups][:place]]
+                line.against = {other: group.against(groups[other]) for other in above if other != row}
+                lines[row, way] = line
         tests = [one for line in lines.values() for one in line.against.values() if not math.isnan(one.p)]
         for one, corrected in zip(tests, holm(np.array([one.p for one in tests])), strict=True):
             one.holm = float(corrected)
@@ -186,14 +185,15 @@ def tabulate(
                 line.rsum = sum(lines[row, way].figures[name].mean for way in DIRECTIONS for name in SUMMED)
         table.lines += lines.values()
         for way, groups in blocks.items():
-            report = next(iter(groups.values())).outcomes[0].report
-            table.ceilings[protocol, way] = 100 * report["ceiling"]
-            table.captions[protocol, way] = " ".join([*_said(protocol, report, groups, unit, len(tests)), note]).strip()
+            table.ceilings[protocol, way] = 100 * next(iter(groups.values())).outcomes[0].report["ceiling"]
+            table.captions[protocol, way] = " ".join([*_said(protocol, groups, len(tests)), note]).strip()
     return table
 
 
-def _said(protocol: str, report: dict[str, Any], groups: dict[str, Group], unit: str, tests: int) -> list[str]:
+def _said(protocol: str, groups: dict[str, Group], tests: int) -> list[str]:
     """Return the sentences of a caption."""
+    first = next(iter(groups.values())).outcomes[0]
+    report, counts = first.report, sorted({len(group.outcomes) for group in groups.values() if group.source == RANKER})
     reordered = f"CLIP's top {report['candidates']} of a gallery of {report['gallery']:,} reordered"
     lists = reordered if protocol == "gallery" else f"mined lists of {report['candidates']}"
     said = [
@@ -201,13 +201,12 @@ def _said(protocol: str, report: dict[str, Any], groups: dict[str, Group], unit:
         f"{report['split']}: {report['queries']:,} queries, {lists}; what it lacks is a miss: ceiling "
         f"{100 * report['ceiling']:.2f}.",
     ]
-    counts = sorted({len(group.outcomes) for group in groups.values() if group.source == RANKER})
     if counts[-1] > 1:
+        unit = "permutations" if first.on.startswith("permutation") else "seeds"
         said.append(f"±: standard deviation (n - 1) over {' or '.join(map(str, counts))} {unit}.")
     for label, group in groups.items():
         if group.source != RANKER and len(group.outcomes) > len({one.on for one in group.outcomes}):
-            banks = f"{len(group.outcomes)} different query banks"
-            said.append(f"{label}: mean ± standard deviation over the {banks} of its rows.")
+            said.append(f"{label}: mean ± standard deviation over {len(group.outcomes)} different query banks.")
     if tests:
         how = ", Holm-corrected for all p of the comparison" if tests > 1 else ""
         said.append(f"p: {TESTED} against that row, paired randomisation test over the queries{how}.")
@@ -221,7 +220,7 @@ def shifts_of(outcomes: Sequence[Outcome], protocol: str) -> dict[str, dict[str,
     """
     found: dict[str, dict[str, np.ndarray]] = {}
     for way in DIRECTIONS:
-        for row, (source, group) in list(groups_of(outcomes, protocol, way).items())[1:]:
+        for row, (source, group) in [*groups_of(outcomes, protocol, way).items()][1:]:
             frames = [one.queries for one in group if one.queries is not None]
             if len(frames) == len(group):
                 gained = [frame[f"clip/{MEAN_RANK}"] - frame[f"{source}/{MEAN_RANK}"] for frame in frames]

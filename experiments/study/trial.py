@@ -56,25 +56,19 @@ def fold_of(data: EmbeddingSet, fold: int, folds: int, permutation: int) -> Embe
     texts = np.full(len(data.texts), "train", dtype=object)
     texts[data.relevance["text"]] = images[data.relevance["image"]]
     meta = {**data.meta, "fingerprint": f"{data.fingerprint} fold {fold} of {folds}, permutation {permutation}"}
-    tables = {"images": data.images.assign(split=images), "texts": data.texts.assign(split=texts)}
-    return replace(data, **tables, meta=meta, root=None)
+    cut = {"images": data.images.assign(split=images), "texts": data.texts.assign(split=texts)}
+    return replace(data, **cut, meta=meta, root=None)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What to fit and what to judge it by; `split` val is not trained on once it has chosen the epoch."""
+    """What to fit and by what to judge it; `split` val is not trained on once it has chosen the epoch."""
 
     part: Part
     direction: Direction
     settings: dict[str, Any]
     split: str = "test"
     protocols: tuple[str, ...] = ("gallery",)
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What decides the figures, beside the part and the code: not the device."""
-        settings = {key: value for key, value in self.settings.items() if key != "device"}
-        return {"settings": settings, "direction": self.direction, "split": self.split, "protocols": [*self.protocols]}
 
 
 class Desk:
@@ -87,7 +81,7 @@ class Desk:
         self.data = data
         self._request: tuple[str, ...] = ()
         self._lists: dict[tuple[str, ...], CandidateLists] = {}
-        self._galleries: dict[tuple[str, str, str], RankedGallery] = {}
+        self._galleries: dict[tuple[str, ...], RankedGallery] = {}
 
     def request(self, direction: Direction, settings: ScorerSettings) -> tuple[str, ...]:
         """Return what lists a fit asks for; trials in the order of these mine nothing twice."""
@@ -96,8 +90,7 @@ class Desk:
 
     def mine(self, data: EmbeddingSet, direction: Direction, settings: ListTrainedSettings) -> CandidateLists:
         """Return training lists of the part, or of what a fit made of it."""
-        wanted = self.request(direction, settings)
-        if wanted != self._request:
+        if (wanted := self.request(direction, settings)) != self._request:
             self._request, self._lists = wanted, {}
         key = (data.fingerprint, *map(str, request(data, direction, settings).values()))
         if key not in self._lists:
@@ -107,15 +100,11 @@ class Desk:
     def gallery(self, direction: Direction, split: str, protocol: str) -> RankedGallery:
         """Return what every row of a protocol reorders: a row differs from another in its ranking alone."""
         key = (direction, split, protocol)
-        if key not in self._galleries:
-            self._galleries = {other: kept for other, kept in self._galleries.items() if other[0] == direction}
-            self._galleries[key] = (
-                rank_gallery(self.data, direction, split)
-                if protocol == "gallery"
-                else RankedGallery.of_mined(
-                    mine(self.data, direction, split, negatives=DEPTH - 1, pool=POOL, protocol=protocol, seed=0)
-                )
-            )
+        if key not in self._galleries and protocol == "gallery":
+            self._galleries[key] = rank_gallery(self.data, direction, split)
+        elif key not in self._galleries:
+            lists = mine(self.data, direction, split, negatives=DEPTH - 1, pool=POOL, protocol=protocol, seed=0)
+            self._galleries[key] = RankedGallery.of_mined(lists)
         return self._galleries[key]
 
 

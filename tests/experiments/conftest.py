@@ -1,9 +1,11 @@
-"""A small random set: one caption an image, split as asked."""
+"""A small random set, one caption an image, split as asked; and the command line, called in this process."""
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from experiments.cli.main import main
 from rank_xmodal.data.embedding_set import EmbeddingSet
 
 
@@ -27,3 +29,26 @@ def random_set():
         )
 
     return make
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Return a function that runs the command line with these arguments and checks how it ended."""
+
+    def call(*arguments, code=0):
+        try:
+            main([str(argument) for argument in arguments])
+            ended = 0
+        except SystemExit as stop:
+            ended = stop.code or 0
+        assert ended == code, arguments
+
+    return call

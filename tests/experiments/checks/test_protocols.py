@@ -7,13 +7,11 @@ import pandas as pd
 import pytest
 
 from experiments.checks import protocols
+from experiments.results.evaluate import evaluate_run
 from experiments.run.train import run_training
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.evaluation.judging import evaluate
-from rank_xmodal.retrieval.gallery import rank_gallery
-from rank_xmodal.retrieval.query_bank import neighbours
 from rank_xmodal.use.reranker import Reranker
 
 
@@ -93,11 +91,9 @@ def test_figures_are_the_mean_over_folds_and_those_of_the_whole(trained, directi
     data, root = trained
     reranker = Reranker.from_pretrained(root / direction, "cpu")
     report = protocols.compare(data, reranker, fold_size=10, depth=6)
-    near = neighbours(data.candidates(direction), reranker.bank)
     values = []
     for part in [*protocols.folds_of_test(data, 10), data]:
-        stage = rank_gallery(part, direction, "test", 6)
-        values.append(evaluate(reranker.model, part, stage, near, reranker.device)[0])
+        values.append(evaluate_run(reranker, part, "test", depth=6).report)
     assert values[-1]["gallery"] == 4 * values[0]["gallery"]
     for row in ("clip", "csls", "ranker"):
         for name in ("R@1", "MRR"):
@@ -110,10 +106,10 @@ def test_figures_are_the_mean_over_folds_and_those_of_the_whole(trained, directi
     assert {key: report[key] for key in facts} == facts
 
 
-def test_the_command_prints_both_and_writes_json(trained, tmp_path, capsys):
+def test_the_command_prints_both_and_writes_json(run, trained, tmp_path, capsys):
     data, root = trained
     call = [str(root / "t2i"), "--data", str(data.root), "--fold-size", "20", "--depth", "8", "--device", "cpu"]
-    protocols.main([*call, "--json", str(tmp_path / "figures.json")])
+    run("protocols", *call, "--json", tmp_path / "figures.json")
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "figures.json").read_text())
     for gallery in ("folds", "whole"):
@@ -128,15 +124,13 @@ def test_the_command_prints_both_and_writes_json(trained, tmp_path, capsys):
     [
         ([], "COCO's 1K protocol is over Karpathy's 5,000"),
         (["--fold-size", "7"], "--fold-size 7"),
-        (["--fold-size", "20", "--depth", "1"], "--depth 1: there is nothing to reorder"),
+        (["--fold-size", "20", "--depth", "1"], "1 is not in the range x>=2"),
         (["--fold-size", "20", "--depth", "21"], "--depth 21: a fold's gallery holds 20 candidates"),
     ],
 )
-def test_what_a_user_can_mend_ends_with_2(trained, capsys, more, message):
+def test_what_a_user_can_mend_ends_with_2(run, trained, capsys, more, message):
     data, root = trained
-    with pytest.raises(SystemExit) as stop:
-        protocols.main([str(root / "t2i"), "--data", str(data.root), "--device", "cpu", *more])
-    assert stop.value.code == 2
+    run("protocols", root / "t2i", "--data", data.root, "--device", "cpu", *more, code=2)
     assert message in capsys.readouterr().err
 
 

@@ -47,10 +47,6 @@ def known(monkeypatch):
     return put
 
 
-def call(path, dataset="flickr30k"):
-    verify.main([dataset, "--data", str(path)])
-
-
 def test_the_published_figures_are_open_clips():
     for dataset, (t2i, i2t) in OPENAI.items():
         assert verify.PUBLISHED[KEY][dataset] == {"t2i": t2i, "i2t": i2t}
@@ -60,9 +56,9 @@ def test_the_published_figures_are_open_clips():
             assert 20 < one[0] < one[1] < one[2] < 100
 
 
-def test_figures_that_agree_end_with_0(tmp_path, known, capsys):
+def test_figures_that_agree_end_with_0(run, tmp_path, known, capsys):
     known(T2I, (I2T[0] + 0.3, I2T[1] - 0.3, I2T[2]))
-    call(make(tmp_path / "set").root)
+    run("verify", "flickr30k", "--data", make(tmp_path / "set").root)
     out = capsys.readouterr().out
     assert "All 6 figures agree." in out
     assert "-0.30" in out
@@ -71,13 +67,11 @@ def test_figures_that_agree_end_with_0(tmp_path, known, capsys):
     assert "And yet, test images: 20 instead of 1,000" in out  # figures of another test set may agree by chance
 
 
-def test_a_figure_that_differs_ends_with_1_and_names_what_meta_shows(tmp_path, known, capsys):
+def test_a_figure_that_differs_ends_with_1_and_names_what_meta_shows(run, tmp_path, known, capsys):
     known((T2I[0] + 0.31, *T2I[1:]), I2T)
     made = make(tmp_path / "set", precision="fp16")
-    with pytest.raises(SystemExit) as stop:
-        call(made.root)
+    run("verify", "flickr30k", "--data", made.root, code=1)
     out = capsys.readouterr().out
-    assert stop.value.code == 1
     assert "1 of 6 figures are off by more than 0.3 points" in out
     assert "80.31" in out
     assert "-0.31" in out
@@ -88,11 +82,9 @@ def test_a_figure_that_differs_ends_with_1_and_names_what_meta_shows(tmp_path, k
     assert "QuickGELU" not in out
 
 
-def test_a_model_without_quickgelu_is_named_as_a_cause(tmp_path, capsys):
+def test_a_model_without_quickgelu_is_named_as_a_cause(run, tmp_path, capsys):
     made = make(tmp_path / "set", encoder="ViT-B-32")
-    with pytest.raises(SystemExit) as stop:
-        call(made.root)
-    assert stop.value.code == 1
+    run("verify", "flickr30k", "--data", made.root, code=1)
     assert "QuickGELU: model='ViT-B-32' with pretrained='openai'" in capsys.readouterr().out
 
 
@@ -101,13 +93,13 @@ def test_the_quickgelu_names_of_openais_weights_are_known(tmp_path):
     assert verify.published(made, "flickr30k")["t2i"][0] == 64.96
 
 
-def test_an_images_first_five_captions_are_compared(tmp_path, known, capsys):
+def test_an_images_first_five_captions_are_compared(run, tmp_path, known, capsys):
     made = make(tmp_path / "set", captions=7)
     kept = verify.first_captions(made).texts["split"] == "test"
     assert kept.sum() == 100
     assert kept.to_numpy().reshape(20, 7).all(axis=0).tolist() == [True] * 5 + [False] * 2
     known(T2I, I2T)
-    call(made.root)
+    run("verify", "flickr30k", "--data", made.root)
     assert "All 6 figures agree." in capsys.readouterr().out
 
 
@@ -115,24 +107,20 @@ def test_an_images_first_five_captions_are_compared(tmp_path, known, capsys):
     ("meta", "dataset", "message"),
     [
         ({"encoder": None, "pretrained": None}, "flickr30k", "meta.json: encoder None, pretrained None: nobody knows"),
-        ({"pretrained": "laion2b_s34b_b79"}, "flickr30k", "The nearest known is ViT-B-32/laion2b_s34b_b79k"),
+        ({"pretrained": "laion2b_s34b_b79"}, "flickr30k", "Did you mean 'ViT-B-32/laion2b_s34b_b79k'"),
         ({}, "coco", "dataset 'flickr30k', not 'coco'. Verify it as flickr30k"),
     ],
 )
-def test_what_cant_be_compared_ends_with_2(tmp_path, capsys, meta, dataset, message):
+def test_what_cant_be_compared_ends_with_2(run, tmp_path, capsys, meta, dataset, message):
     made = make(tmp_path / "set", **meta)
-    with pytest.raises(SystemExit) as stop:
-        call(made.root, dataset)
-    assert stop.value.code == 2
+    run("verify", dataset, "--data", made.root, code=2)
     assert message in capsys.readouterr().err
 
 
-def test_no_set_and_no_test_split_end_with_2(tmp_path, random_set, capsys):
+def test_no_set_and_no_test_split_end_with_2(run, tmp_path, random_set, capsys):
     empty = random_set(["train"] * 4)
     empty.meta.update(encoder=KEY[0], pretrained=KEY[1])
     empty.write(tmp_path / "train-only")
     for path, message in ((tmp_path / "none", "no such folder"), (tmp_path / "train-only", "split 'test' is empty")):
-        with pytest.raises(SystemExit) as stop:
-            call(path)
-        assert stop.value.code == 2
+        run("verify", "flickr30k", "--data", path, code=2)
         assert message in capsys.readouterr().err

@@ -11,51 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from data_prep.datasets.scenes import load_scenes
-from data_prep.embed import embed
-from data_prep.encoder import load_encoder
 from experiments.cli import main as cli
 from experiments.run.tracking import read_runs, store_uri
 from rank_xmodal.data.embedding_set import EmbeddingSet
 
-FEW = {"train": 300, "val": 60, "test": 200}
 QUICK = ("--set", "epochs=6", "--set", "batch_size=16", "--set", "device=cpu")
 
 
-def quiet(line):
-    pass
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Return a folder with a small corpus `data`, embedded with the encoder that the repository ships."""
-    folder = tmp_path_factory.mktemp("road")
-    corpus = load_scenes(folder / "scenes", counts=FEW, say=quiet)
-    embed(corpus, load_encoder("scenes-clip", "scenes", "cpu", say=quiet), folder / "data", progress=False, say=quiet)
-    return folder
-
-
-def run(*arguments, code=0):
-    try:
-        cli.main([str(argument) for argument in arguments])
-        ended = 0
-    except SystemExit as stop:
-        ended = stop.code or 0
-    assert ended == code, arguments
-
-
-@pytest.fixture(scope="module")
-def trained(place):
+def trained(place, run):
     """Return the folder of a tracked run of ListNet in each direction."""
     for direction in ("t2i", "i2t"):
         run("train", "--data", place / "data", "--direction", direction, "--loss", "listnet", *QUICK,
@@ -70,7 +35,7 @@ def test_the_shipped_encoder_is_a_decent_clip(place, trained):
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
-def test_a_training_beats_clip_and_evaluate_agrees(place, trained, direction, capsys, tmp_path):
+def test_a_training_beats_clip_and_evaluate_agrees(run, place, trained, direction, capsys, tmp_path):
     report = json.loads((trained / direction / "test.json").read_text())
     # Image to text, CLIP's first caption is nearly always right in so small a gallery; the other four are not.
     metric = {"t2i": "R@1", "i2t": "NDCG@10"}[direction]
@@ -102,7 +67,7 @@ def test_the_run_in_mlflow_has_all_that_a_comparison_needs(place, trained):
     assert {"config.json", "model.safetensors", "query_bank.npy", "README.md", "run.png", "settings.yaml"} <= files
 
 
-def test_compare_shows_clip_csls_and_the_rankers(place, trained, capsys):
+def test_compare_shows_clip_csls_and_the_rankers(run, place, trained, capsys):
     run("compare", trained / "t2i", trained / "i2t")
     by_folder = capsys.readouterr().out
     run("compare", "--experiment", "data", "--mlruns", place / "mlruns")
@@ -114,7 +79,7 @@ def test_compare_shows_clip_csls_and_the_rankers(place, trained, capsys):
     assert figures == [line for line in by_experiment.splitlines() if "listnet" in line]
 
 
-def test_search_finds_a_caption_s_image(place, trained, capsys):
+def test_search_finds_a_caption_s_image(run, place, trained, capsys):
     data = EmbeddingSet.open(place / "data")
     run("search", trained / "t2i", "--data", place / "data", "--text", data.texts["text"][0], "-k", 5)
     assert data.images["image_id"][0] in capsys.readouterr().out
@@ -122,7 +87,7 @@ def test_search_finds_a_caption_s_image(place, trained, capsys):
     assert "train-00000-" in capsys.readouterr().out
 
 
-def test_mine_prints_its_table_and_train_takes_the_file(place, capsys, tmp_path):
+def test_mine_prints_its_table_and_train_takes_the_file(run, place, capsys, tmp_path):
     run("mine", place / "data", "--direction", "i2t", "--pool", 100, "--out", tmp_path / "l.parquet")
     assert "positive" in capsys.readouterr().out
     run("train", "--data", place / "data", "--direction", "i2t", "--lists", tmp_path / "l.parquet", *QUICK,
@@ -131,7 +96,7 @@ def test_mine_prints_its_table_and_train_takes_the_file(place, capsys, tmp_path)
     assert facts["lists"]["protocol"] == "clean"
 
 
-def test_imported_embeddings_train_too(place, tmp_path):
+def test_imported_embeddings_train_too(run, place, tmp_path):
     data = EmbeddingSet.open(place / "data")
     np.save(tmp_path / "A.npy", np.asarray(data.image_emb, np.float32) * 2)
     np.save(tmp_path / "B.npy", np.asarray(data.text_emb, np.float32))
@@ -150,7 +115,7 @@ def test_imported_embeddings_train_too(place, tmp_path):
     assert report["ranker"]["NDCG@10"] > report["clip"]["NDCG@10"] + 0.02
 
 
-def test_the_papers_recipe_and_allrank_are_rows_of_their_own(place, tmp_path, capsys):
+def test_the_papers_recipe_and_allrank_are_rows_of_their_own(run, place, tmp_path, capsys):
     pytest.importorskip("allrank.models.model")
     for extra in (("--features", "concat"), ("--ranker", "allrank")):
         run("train", "--data", place / "data", "--direction", "i2t", *extra, "--set", "epochs=1", "--set", "pool=all",
@@ -165,7 +130,7 @@ def test_the_papers_recipe_and_allrank_are_rows_of_their_own(place, tmp_path, ca
     assert "listnet (allrank)" in text
 
 
-def test_settings_come_from_file_then_set_then_options(place, tmp_path):
+def test_settings_come_from_file_then_set_then_options(run, place, tmp_path):
     (tmp_path / "s.yaml").write_text("epochs: 9\nlr: 1e-4\nloss: ranknet\nseed: 3\n")
     run("train", "--data", place / "data", "--direction", "i2t", "--config", tmp_path / "s.yaml", "--set", "epochs=1",
         "--loss", "listnet", "--out", tmp_path / "run", "--no-tracking")  # fmt: skip
@@ -202,7 +167,7 @@ def bad(place, tmp_path):
     }  # fmt: skip
 
 
-def test_what_a_user_can_mend_ends_with_2_a_message_and_nothing_written(place, trained, tmp_path, capsys):
+def test_what_a_user_can_mend_ends_with_2_a_message_and_nothing_written(run, place, trained, tmp_path, capsys):
     (place / "c.csv").write_text("image,caption,split\nscenes/images/train-00000.png,a star,train\n")
     for message, arguments in bad(place, tmp_path).items():
         run(*arguments, code=2)
@@ -212,7 +177,7 @@ def test_what_a_user_can_mend_ends_with_2_a_message_and_nothing_written(place, t
         assert not (tmp_path / "new").exists(), message
 
 
-def test_another_run_at_out_is_refused_unless_overwritten_and_the_same_is_reused(place, trained, tmp_path, capsys):
+def test_another_run_at_out_is_refused_unless_overwritten_and_the_same_is_reused(run, place, trained, tmp_path, capsys):
     again = ("train", "--data", place / "data", "--direction", "i2t", "--out", tmp_path / "run", "--no-tracking")
     run(*again, *QUICK)
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
@@ -225,7 +190,7 @@ def test_another_run_at_out_is_refused_unless_overwritten_and_the_same_is_reused
     assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["epochs"] == 1
 
 
-def test_lists_of_another_embedding_set_are_refused(place, tmp_path, capsys):
+def test_lists_of_another_embedding_set_are_refused(run, place, tmp_path, capsys):
     run("mine", place / "data", "--direction", "t2i", "--pool", 100, "--out", tmp_path / "l.parquet")
     data = EmbeddingSet.open(place / "data")
     texts = data.texts.assign(text=data.texts["text"] + "!")
@@ -235,7 +200,7 @@ def test_lists_of_another_embedding_set_are_refused(place, tmp_path, capsys):
     assert data.fingerprint[:12] in capsys.readouterr().err
 
 
-def test_a_broken_mlflow_store_does_not_lose_the_training(place, tmp_path, capsys):
+def test_a_broken_mlflow_store_does_not_lose_the_training(run, place, tmp_path, capsys):
     (tmp_path / "mlruns").write_text("a file, where the store's folder should be")
     run("train", "--data", place / "data", "--direction", "i2t", *QUICK, "--out", tmp_path / "run",
         "--mlruns", tmp_path / "mlruns")  # fmt: skip
@@ -243,7 +208,7 @@ def test_a_broken_mlflow_store_does_not_lose_the_training(place, tmp_path, capsy
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(place, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_said_and_leaves_nothing(run, place, tmp_path, capsys, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
@@ -254,7 +219,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(place, tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize("stage", ["mine", "embed", "import"])
-def test_ctrl_c_ends_with_130_and_leaves_nothing_at_out(stage, place, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_ends_with_130_and_leaves_nothing_at_out(run, stage, place, tmp_path, capsys, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -279,7 +244,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_at_out(stage, place, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_ctrl_c_during_training_goes_on_in_the_same_mlflow_run(place, trained, tmp_path):
+def test_a_real_ctrl_c_during_training_goes_on_in_the_same_mlflow_run(run, place, trained, tmp_path):
     common = ["train", "--data", place / "data", "--direction", "t2i", "--set", "epochs=12", "--set", "device=cpu"]
     arguments = [str(a) for a in (*common, "--out", tmp_path / "run", "--mlruns", place / "mlruns")]
     command = [sys.executable, "-m", "experiments.cli.main", *arguments]
@@ -306,7 +271,7 @@ def test_a_real_ctrl_c_during_training_goes_on_in_the_same_mlflow_run(place, tra
     assert weights[0] == weights[1]
 
 
-def test_the_demo_runs_and_reuses_what_it_made(tmp_path, capsys, monkeypatch):
+def test_the_demo_runs_and_reuses_what_it_made(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("data_prep.datasets.scenes.COUNTS", {"train": 80, "val": 20, "test": 60})
     monkeypatch.chdir(tmp_path)
     text = (Path(cli.__file__).parents[1] / "plans" / "demo.yaml").read_text()

@@ -9,36 +9,17 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve
 
-from experiments.cli import main as cli
 from experiments.results import labelled
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.evaluation import class_level
 from rank_xmodal.retrieval.gallery import rank_gallery
-from rank_xmodal.retrieval.query_bank import neighbours
-from rank_xmodal.scorers.stack import score_rows
+from rank_xmodal.scorers.stack import rows_of, score_rows
 from rank_xmodal.use.reranker import Reranker
 
 CLASSES = ("art", "biology", "music", "sport")
 SPLITS = np.repeat(["train", "val", "test"], [160, 40, 60])
 ROWS = ("clip", "csls", "ranker")
 QUICK = ("--set", "epochs=6", "--set", "batch_size=16", "--set", "lr=3e-3", "--set", "device=cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def run(*arguments, code=0):
-    try:
-        cli.main([str(argument) for argument in arguments])
-        ended = 0
-    except SystemExit as stop:
-        ended = stop.code or 0
-    assert ended == code, arguments
 
 
 def write_table(path, labels=None, splits=SPLITS):
@@ -50,14 +31,14 @@ def write_table(path, labels=None, splits=SPLITS):
             writer.writerow([f"c{row}", row, f"caption {row}", split, *([labels[row]] if labels is not None else [])])
 
 
-def import_set(place, name, labels, splits=SPLITS):
+def import_set(run, place, name, labels, splits=SPLITS):
     write_table(place / f"{name}.csv", labels, splits)
     run("import", "--images", place / "A.npy", "--texts", place / "B.npy", "--captions", place / f"{name}.csv",
         "--out", place / name)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(run, tmp_path_factory):
     """A folder with A.npy, B.npy, the set `data` of one class an item, lists of it, and a run in each direction."""
     folder = tmp_path_factory.mktemp("labelled")
     rng = np.random.default_rng(0)
@@ -67,8 +48,8 @@ def place(tmp_path_factory):
     np.save(folder / "A.npy", image.astype(np.float32))
     np.save(folder / "B.npy", text.astype(np.float32))
     np.save(folder / "own.npy", own)
-    import_set(folder, "data", [CLASSES[k] for k in own])
-    import_set(folder, "plain", None)
+    import_set(run, folder, "data", [CLASSES[k] for k in own])
+    import_set(run, folder, "plain", None)
     for direction in ("t2i", "i2t"):
         run("mine", folder / "data", "--direction", direction, "--pool", 100)
         run("train", "--data", folder / "data", "--direction", direction, "--lists",
@@ -77,7 +58,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def evaluate(place, tmp_path, direction="t2i", data="data", *more):
+def evaluate(run, place, tmp_path, direction="t2i", data="data", *more):
     run("evaluate", place / "runs" / direction, "--data", place / data, "--json", tmp_path / "e.json", *more)
     return json.loads((tmp_path / "e.json").read_text())
 
@@ -92,8 +73,8 @@ def cosines(place, direction, split):
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
-def test_map_pairs_and_confusion_of_clip_are_scikit_learns(place, tmp_path, direction, capsys):
-    report = evaluate(place, tmp_path, direction, "data", "--depth", 100, "--confusion", tmp_path / "c.csv")
+def test_map_pairs_and_confusion_of_clip_are_scikit_learns(run, place, tmp_path, direction, capsys):
+    report = evaluate(run, place, tmp_path, direction, "data", "--depth", 100, "--confusion", tmp_path / "c.csv")
     found = report["labels"]
     cosine, same, own = cosines(place, direction, "test")
     assert (report["queries"], report["candidates"]) == (60, 60)
@@ -137,8 +118,8 @@ def test_map_pairs_and_confusion_of_clip_are_scikit_learns(place, tmp_path, dire
     assert all(name in text.split("queries by their class")[1] for name in CLASSES)
 
 
-def test_what_the_lists_do_not_hold_is_missed_and_a_ceiling_says_so(place, tmp_path, capsys):
-    report = evaluate(place, tmp_path, "t2i", "data", "--depth", 5)
+def test_what_the_lists_do_not_hold_is_missed_and_a_ceiling_says_so(run, place, tmp_path, capsys):
+    report = evaluate(run, place, tmp_path, "t2i", "data", "--depth", 5)
     found = report["labels"]
     cosine, same, _ = cosines(place, "t2i", "test")
     listed = np.take_along_axis(same, np.argsort(-cosine, axis=1)[:, :5], 1)
@@ -151,15 +132,15 @@ def test_what_the_lists_do_not_hold_is_missed_and_a_ceiling_says_so(place, tmp_p
         assert sum(pairs[row][name] for name in ("tp", "fp", "fn", "tn")) == 60 * 60
         assert pairs[row]["tp"] + pairs[row]["fn"] == same.sum()
     assert "too short for classes of this size: --depth 60 has" in capsys.readouterr().out
-    evaluate(place, tmp_path, "t2i", "data", "--depth", 60)
+    evaluate(run, place, tmp_path, "t2i", "data", "--depth", 60)
     assert "too short" not in capsys.readouterr().out
 
 
-def test_nothing_else_in_the_report_changes_and_runs_outlive_new_labels(place, tmp_path, capsys):
+def test_nothing_else_in_the_report_changes_and_runs_outlive_new_labels(run, place, tmp_path, capsys):
     capsys.readouterr()
-    with_labels = evaluate(place, tmp_path)
+    with_labels = evaluate(run, place, tmp_path)
     shown = capsys.readouterr().out
-    without = evaluate(place, tmp_path, "t2i", "plain")
+    without = evaluate(run, place, tmp_path, "t2i", "plain")
     assert shown.startswith(capsys.readouterr().out)
     assert "labels" not in without
     assert {name: value for name, value in with_labels.items() if name != "labels"} == without
@@ -169,11 +150,13 @@ def test_nothing_else_in_the_report_changes_and_runs_outlive_new_labels(place, t
     assert with_labels["labels"]["fingerprint"] == data.labels_fingerprint
 
 
-def test_several_classes_an_item(place, tmp_path, capsys):
+def test_several_classes_an_item(run, place, tmp_path, capsys):
     own = np.load(place / "own.npy")
-    import_set(place, "several", [f"{CLASSES[k]}|odd" if row % 7 == 0 else CLASSES[k] for row, k in enumerate(own)])
+    import_set(
+        run, place, "several", [f"{CLASSES[k]}|odd" if row % 7 == 0 else CLASSES[k] for row, k in enumerate(own)]
+    )
     assert "5 classes" in capsys.readouterr().out
-    found = evaluate(place, tmp_path, "t2i", "several")["labels"]
+    found = evaluate(run, place, tmp_path, "t2i", "several")["labels"]
     assert (found["one_class"], found["classes"], found["confusion"]) == (False, 5, None)
     odd = (np.arange(len(SPLITS)) % 7 == 0)[SPLITS == "test"]
     assert found["relevant"] == (cosines(place, "t2i", "test")[1] | (odd[:, None] & odd)).sum() / 60
@@ -185,34 +168,34 @@ def test_several_classes_an_item(place, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_is_said(place, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_is_said(run, place, tmp_path, capsys, monkeypatch):
     run("evaluate", place / "runs/t2i", "--data", place / "plain", "--confusion", tmp_path / "c.csv", code=2)
     assert "plain has no labels" in capsys.readouterr().err
-    on_val = evaluate(place, tmp_path, "t2i", "data", "--split", "val")
+    on_val = evaluate(run, place, tmp_path, "t2i", "data", "--split", "val")
     assert list(on_val["labels"]["pairs"]) == ["missing"]
     assert "matched pairs: thresholds are chosen on val, and flatter there" in capsys.readouterr().out
     own = [CLASSES[k] for k in np.load(place / "own.npy")]
-    import_set(place, "no-val", own, np.where(SPLITS == "val", "train", SPLITS))
-    assert "no val split" in evaluate(place, tmp_path, "t2i", "no-val")["labels"]["pairs"]["missing"]
-    import_set(place, "many", [f"class {row}" for row in range(len(SPLITS))])
+    import_set(run, place, "no-val", own, np.where(SPLITS == "val", "train", SPLITS))
+    assert "no val split" in evaluate(run, place, tmp_path, "t2i", "no-val")["labels"]["pairs"]["missing"]
+    import_set(run, place, "many", [f"class {row}" for row in range(len(SPLITS))])
     capsys.readouterr()
-    assert evaluate(place, tmp_path, "t2i", "many")["labels"]["relevant"] == 1.0
+    assert evaluate(run, place, tmp_path, "t2i", "many")["labels"]["relevant"] == 1.0
     assert "the confusion matrix of 60 classes is too large to show" in capsys.readouterr().out
     monkeypatch.setattr(class_level, "LARGEST_CONFUSION", 59)
     run("evaluate", place / "runs/t2i", "--data", place / "many", "--confusion", tmp_path / "c.csv", code=2)
     assert "60 classes are too many, 59 the most" in capsys.readouterr().err
 
 
-def test_where_every_item_is_a_class_of_its_own_classes_and_items_are_one(place, tmp_path):
-    import_set(place, "entities", [f"entity {row}" for row in range(len(SPLITS))])
-    found = evaluate(place, tmp_path, "i2t", "entities")
+def test_where_every_item_is_a_class_of_its_own_classes_and_items_are_one(run, place, tmp_path):
+    import_set(run, place, "entities", [f"entity {row}" for row in range(len(SPLITS))])
+    found = evaluate(run, place, tmp_path, "i2t", "entities")
     assert found["labels"]["pairs"]["class"] == found["labels"]["pairs"]["item"]
     for row in ROWS:
         assert found["labels"][row]["hit_rate@10"] == pytest.approx(found[row]["R@10"])
         assert found["labels"][row]["recall@10"] == pytest.approx(found[row]["R@10"])
 
 
-def test_bad_labels_end_with_2_and_name_their_rows(place, tmp_path, capsys):
+def test_bad_labels_end_with_2_and_name_their_rows(run, place, tmp_path, capsys):
     own = [CLASSES[k] for k in np.load(place / "own.npy")]
     for change, message in (("", "line 4: labels is empty"), ("art||x", "line 4: labels 'art||x' names an empty")):
         write_table(tmp_path / "bad.csv", [*own[:2], change, *own[3:]])
@@ -222,40 +205,39 @@ def test_bad_labels_end_with_2_and_name_their_rows(place, tmp_path, capsys):
         assert not (tmp_path / "set").exists()
 
 
-def test_a_ranker_that_was_trained_on_val_too(place, tmp_path, capsys):
+def test_a_ranker_that_was_trained_on_val_too(run, place, tmp_path, capsys):
     """Its bank holds val's queries: they don't speak for their own candidates, or the thresholds would be others."""
     run("train", "--data", place / "data", "--direction", "t2i", *QUICK, "--set", "refit=true",
         "--out", place / "runs/refit", "--no-tracking")  # fmt: skip
     facts = json.loads((place / "runs/refit/config.json").read_text())
     assert facts["trained_on"] == ["train", "val"], "validation chose the untrained ranker: make the set easier"
-    pairs = evaluate(place, tmp_path, "refit")["labels"]["pairs"]
+    pairs = evaluate(run, place, tmp_path, "refit")["labels"]["pairs"]
     assert pairs["trained_on_val"]
     assert "the ranker was trained on val, too" in capsys.readouterr().out
-    assert not evaluate(place, tmp_path)["labels"]["pairs"]["trained_on_val"]
+    assert not evaluate(run, place, tmp_path)["labels"]["pairs"]["trained_on_val"]
 
     data = EmbeddingSet.open(place / "data")
     reranker = Reranker.from_pretrained(place / "runs/refit", "cpu")
     train = np.asarray(data.text_emb)[SPLITS == "train"]
-    assert len(reranker.bank) == 200
+    assert len(reranker.stack.bank) == 200
     val = rank_gallery(data, "t2i", "val")
 
     def threshold(bank):
-        near = neighbours(data.image_emb, bank)
-        scores = class_level.pair_scores(
-            "csls", score_rows(reranker.model, data, val, near, reranker.device)["csls"], val
-        )
+        stack = replace(reranker.stack, bank=bank)
+        scores = score_rows(rows_of(stack), data, val.lists, reranker.device)["csls"]
+        scores = class_level.pair_scores("csls", scores, val)
         judged = class_level.by_class(data, val)
         return class_level.matched_pairs(scores, judged, (scores, judged))["threshold"]
 
     assert pairs["class"]["csls"]["threshold"] == pytest.approx(threshold(train))
-    assert pairs["class"]["csls"]["threshold"] != pytest.approx(threshold(reranker.bank))
+    assert pairs["class"]["csls"]["threshold"] != pytest.approx(threshold(reranker.stack.bank))
 
 
-def test_a_calibrated_ranker_decides_by_probability(place, tmp_path, capsys):
+def test_a_calibrated_ranker_decides_by_probability(run, place, tmp_path, capsys):
     run("train", "--data", place / "data", "--direction", "t2i", *QUICK, "--set", "calibrate=true",
         "--out", place / "runs/calibrated", "--no-tracking")  # fmt: skip
     capsys.readouterr()
-    report = evaluate(place, tmp_path, "calibrated")
+    report = evaluate(run, place, tmp_path, "calibrated")
     pairs = report["labels"]["pairs"]
     assert pairs["ranker_score"] == "probability"
     assert 0 < pairs["item"]["ranker"]["threshold"] < 1
@@ -265,14 +247,14 @@ def test_a_calibrated_ranker_decides_by_probability(place, tmp_path, capsys):
     scored = {}
     for split in ("val", "test"):
         stage = rank_gallery(data, "t2i", split)
-        scores = score_rows(reranker.model, data, stage, neighbours(data.image_emb, reranker.bank), reranker.device)
+        scores = score_rows(rows_of(reranker.stack), data, stage.lists, reranker.device)
         scored[split] = (reranker.calibration.probability(scores["ranker"]), stage)
     expected = class_level.matched_pairs(*scored["test"], scored["val"])
     assert pairs["item"]["ranker"] == pytest.approx(expected)
 
 
-def test_names_in_the_terminal_carry_no_control_characters(place, tmp_path):
-    report = evaluate(place, tmp_path)
+def test_names_in_the_terminal_carry_no_control_characters(run, place, tmp_path):
+    report = evaluate(run, place, tmp_path)
     report["labels"]["confusion"] = {**report["labels"]["confusion"], "classes": ["a\x1b[31m", "b\n", "é", "x" * 40]}
     text = list(labelled.lines(report))
     assert all(line.isprintable() for line in text)

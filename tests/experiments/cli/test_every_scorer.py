@@ -1,0 +1,127 @@
+"""Whatever scores can do everything: trained, evaluated, searched, compared and exported by the command line."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.run.tracking import read_runs
+from rank_xmodal import scorers
+from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.files import read_json
+from rank_xmodal.scorers import registry
+from rank_xmodal.scorers.projections.base import Projection
+
+DOCS = Path(__file__).parents[3] / "docs"
+QUICK = {
+    "context_aware": {"epochs": 2},
+    "allrank": {"epochs": 1, "pool": "all", "layers": 1},
+    "dcca": {"epochs": 3, "hidden": 32},
+    "cmpm": {"epochs": 3},
+    "vsepp": {"epochs": 3},
+}
+MAPS = {name for name in scorers.names() if issubclass(scorers.class_of(name), Projection)}
+
+
+def settings(name, base="clip"):
+    values = {"device": "cpu", **QUICK.get(name, {}), **({"on": base} if base != "clip" else {})}
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def road(run, place, tmp_path, capsys, name, *more):
+    """Walk the whole road with a scorer and return its report."""
+    out = tmp_path / "run"
+    run("train", "--data", place / "data", "--direction", "both", "--scorer", name, *more, "--out", out,
+        "--mlruns", place / "mlruns-of-scorers")  # fmt: skip
+    report = json.loads((tmp_path / "run-t2i/test.json").read_text())
+    run("evaluate", tmp_path / "run-t2i", "--data", place / "data", "--json", tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text()) == report
+    assert report["rows"] == ["clip", "csls", "ranker"]
+    assert all(0 <= report["ranker"][metric] <= 1 for metric in ("R@1", "R@5", "R@10", "MRR", "NDCG@10"))
+    text = EmbeddingSet.open(place / "data").texts["text"][0]
+    capsys.readouterr()
+    run("search", tmp_path / "run-t2i", "--data", place / "data", "--text", text, "-k", 5)
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    run("compare", tmp_path / "run-t2i", tmp_path / "run-i2t", "--format", "csv")
+    assert len(capsys.readouterr().out.splitlines()) == 7, "a header, and three rows in each direction"
+    run("export", tmp_path / "run-t2i", "--data", place / "data", "--format", "trec", "--out", tmp_path / "trec")
+    queries = report["queries"]
+    assert len((tmp_path / "trec/run.txt").read_text().splitlines()) == queries * report["candidates"]
+    page = (tmp_path / "run-i2t/report.html").read_text()
+    assert "<html" in page
+    logged = {facts["mlflow_run"] for facts in map(read_json, tmp_path.glob("run-*/config.json"))}
+    runs = [found for found in read_runs(place / "mlruns-of-scorers", "data") if found["run_id"] in logged]
+    assert {found["tags"]["direction"] for found in runs} == {"t2i", "i2t"}
+    assert all(found["tags"]["scorer"] == name and "test/R1" in found["metrics"] for found in runs)
+    assert scorers.class_of(name).paper in (tmp_path / "run-t2i/README.md").read_text(), "the model card"
+    return report
+
+
+@pytest.mark.parametrize("name", scorers.names())
+def test_the_whole_road(run, place, tmp_path, capsys, name):
+    if name == "allrank":
+        pytest.importorskip("allrank.models.model")
+    report = road(run, place, tmp_path, capsys, name, *settings(name))
+    for row in ("clip", "csls"):
+        if name == row:
+            assert report["ranker"] == report[row]
+    found = "--first-stage", "own", "--json", tmp_path / "own.json"
+    run("evaluate", tmp_path / "run-t2i", "--data", place / "data", *found, code=0 if name in MAPS else 2)
+    if name in MAPS:
+        own = json.loads((tmp_path / "own.json").read_text())
+        assert own["first_stage"] == name
+        assert own["ranker"]["R@1"] >= report["ranker"]["R@1"] - 0.05
+        run("search", tmp_path / "run-i2t", "--data", place / "data", "--first-stage", "own", "-k", 3, "--image",
+            EmbeddingSet.open(place / "data").images["path"][0])  # fmt: skip
+        assert len(capsys.readouterr().out.splitlines()) >= 3
+    else:
+        assert "no space to search in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "base"), [("csls", "vsepp"), ("context_aware", "centred"), ("context_aware", "cca")])
+def test_a_scorer_on_another(run, place, tmp_path, capsys, name, base):
+    road(run, place, tmp_path, capsys, name, *settings(name, base))
+    facts = json.loads((tmp_path / "run-t2i/config.json").read_text())
+    assert facts["base"]["settings"]["scorer"] == base
+    run("evaluate", tmp_path / "run-t2i", "--data", place / "data", "--first-stage", "own",
+        "--json", tmp_path / "own.json")  # fmt: skip
+    assert json.loads((tmp_path / "own.json").read_text())["first_stage"] == base
+
+
+def test_lists_of_ones_own_are_refused_where_they_are_of_no_use(run, place, tmp_path, capsys):
+    run("mine", place / "data", "--direction", "t2i", "--pool", 100, "--out", tmp_path / "l.parquet")
+    train = ("train", "--data", place / "data", "--direction", "t2i", "--lists", tmp_path / "l.parquet", "--out")
+    run(*train, tmp_path / "a", "--scorer", "vsepp", code=2)
+    assert "scorer=vsepp is not trained on any" in capsys.readouterr().err
+    run(*train, tmp_path / "a", "--on", "cca", code=2)
+    assert "on=cca scores lists out of fold" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_guide_to_extending_makes_a_scorer_that_does_everything(run, place, tmp_path, capsys, monkeypatch):
+    """The page's own code, registered from outside of the package."""
+    text = (DOCS / "extending.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
+    assert len(code.splitlines()) <= 40
+    made = {}
+    exec(compile(code, "docs/extending.md", "exec"), made)
+    monkeypatch.setattr(registry, "_SCORERS", dict(registry._SCORERS))
+    scorers.register(made["Whitened"])
+    report = road(run, place, tmp_path, capsys, "whitened", "--set", "device=cpu")
+    assert report["ranker"]["R@1"] > 0.1, "chance is 0.005"
+    (tmp_path / "my-study.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.S).group(1))
+    run("study", tmp_path / "my-study.yaml", "--data", place / "data", "--seeds", 1, "--set", "epochs=1",
+        "--out", tmp_path / "study", "--mlruns", place / "mlruns-of-scorers")  # fmt: skip
+    assert "whitened" in capsys.readouterr().out
+
+
+def test_a_name_that_is_taken_is_refused():
+    class Mine(scorers.Scorer):
+        name, label, paper = "csls", "mine", "none"
+
+        def score(self, batch):
+            return batch.cosine
+
+    with pytest.raises(scorers.registry.UserError, match="a scorer named 'csls' is there already"):
+        scorers.register(Mine)
