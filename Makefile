@@ -97,8 +97,8 @@ ui: setup  ## MLflow UI on 127.0.0.1
 	@echo "MLflow UI: http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --default-artifact-root $(CURDIR)/mlruns/artifacts --host 127.0.0.1 --port $(PORT)
 
-test: setup  ## The test suite
-	$(BIN)/python -m pytest
+test: setup  ## The test suite, doctests included; COVERAGE=1 prints what it doesn't reach
+	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term)
 
 lint: setup  ## Linter and type checker
 	$(BIN)/ruff check .

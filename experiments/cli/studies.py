@@ -1,3 +1,204 @@
-"""Verbs that compare settings: study, grid, paper, demo, compare."""
+"""Verbs that compare settings: compare, study, grid, paper, demo."""
 
-COMMANDS = ()
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from experiments.cli import options
+from experiments.cli.options import PATH, say
+from rank_xmodal.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from experiments.study.plan import Plan
+    from experiments.study.table import Outcome, Table
+
+_data = click.option("--data", type=PATH, required=True, help="An embedding set.")
+_set = click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of all rows that lack it; repeatable."
+)
+_format = click.option(
+    "--format", "style", type=click.Choice(["terminal", "csv", "markdown", "latex"]), default="terminal",
+    show_default=True, help="csv: everything, unrounded. Shares are in % in all of them.",
+)  # fmt: skip
+_plots = click.option("--plots", type=PATH, help="Draw recall.png and rank_shifts.png into that folder.")
+
+
+def _show(table: Table, style: str = "terminal") -> None:
+    from experiments.study import formats
+
+    if style != "terminal":
+        click.echo(formats.TEXTS[style](table), nl=False)
+        return
+    for shown in formats.terminal(table):
+        options.console().print(shown)
+
+
+def _draw(table: Table, outcomes: Sequence[Outcome], folder: Path | None) -> None:
+    """Draw a table's pictures, of several protocols one each."""
+    from experiments.report.plots import plot_recall, plot_shifts
+    from experiments.study.table import shifts_of
+
+    protocols = list(dict.fromkeys(protocol for protocol, _ in table.captions)) if folder else []
+    for protocol in protocols:
+        assert folder is not None
+        suffix = f"-{protocol}" if len(protocols) > 1 else ""
+        made = [folder / f"recall{suffix}.png"]
+        ceilings = {way: ceiling for (of, way), ceiling in table.ceilings.items() if of == protocol}
+        plot_recall(table.figures(protocol), ceilings, table.title, made[0])
+        shifts = shifts_of(outcomes, protocol)
+        if shifts:
+            made.append(folder / f"rank_shifts{suffix}.png")
+            plot_shifts(shifts, table.title, made[1])
+        else:
+            say("No run has its queries' figures (test.parquet): rank_shifts.png is left out.")
+        for path in made:
+            say(f"wrote {path}")
+
+
+def _plan(name: str, assignments: Sequence[str]) -> Plan:
+    """Read a plan, given as a path or by the name of one that comes along."""
+    from experiments.study import plan
+
+    ours = {path.stem: path for path in sorted(plan.FOLDER.glob("*.yaml")) if path.stem != "demo"}
+    found = Path(name) if Path(name).is_file() else ours.get(name)
+    if found is None:
+        raise UserError(f"{name}: no such file or plan.{did_you_mean(name, ours)} Plans are {', '.join(ours)}.")
+    return plan.read(found, list(assignments))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=PATH)
+@click.option("--experiment", help="All finished runs of an MLflow experiment.")
+@options.tracking
+@_format
+@_plots
+def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path, style: str, plots: Path | None) -> None:
+    """Show runs side by side, CLIP and CSLS first; of several seeds the mean and standard deviation."""
+    from experiments.study.compare import as_table, from_experiment, from_folders
+
+    if bool(runs) == bool(experiment):
+        raise UserError("compare: name runs' folders, or an --experiment.")
+    found = from_experiment(mlruns, experiment, say) if experiment else from_folders(list(runs))
+    table, outcomes = as_table(found, experiment or "runs")
+    _show(table, style)
+    _draw(table, outcomes, plots)
+
+
+@click.command()
+@click.argument("plan")
+@_data
+@click.option("--seeds", type=click.IntRange(1), help="On the set's own splits; 5, unless the plan says otherwise.")
+@click.option("--folds", type=click.IntRange(2), help="Folds instead of the set's own splits.")
+@click.option("--permutations", type=click.IntRange(1), help="Of the folds; 2, unless the plan says otherwise.")
+@_set
+@click.option("--direction", type=click.Choice([*options.DIRECTIONS, "both"]), default="both", show_default=True)
+@_format
+@_plots
+@click.option("--out", type=PATH, help="Keeps trials and tables; runs/PLAN-DATA by default.")
+@options.tracking
+def study(
+    plan: str, data: Path, assignments: tuple[str, ...], direction: str, style: str, plots: Path | None,
+    out: Path | None, mlruns: Path, **counts: Any,
+) -> None:  # fmt: skip
+    """Fill the table of a PLAN: a YAML file, or one that comes along, e.g. ablation or losses.
+
+    Each row is trained on every fold or with every seed, in the way of `train`. Stopped, the same command goes on.
+    """
+    chosen = _plan(plan, assignments).model_copy(update={key: n for key, n in counts.items() if n is not None})
+    _study(chosen, data, direction, out, mlruns, style, plots)
+
+
+def _study(
+    plan: Plan, folder: Path, direction: str, out: Path | None, mlruns: Path, style: str, plots: Path | None = None
+) -> Path:
+    """Run a plan, show its table and return where its files are."""
+    from experiments.study import engine
+    from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+
+    data = EmbeddingSet.open(folder)
+    directions = [check_direction(way) for way in (options.DIRECTIONS if direction == "both" else [direction])]
+    out = out or Path("runs") / f"{plan.name}-{data.name}"
+    table, outcomes = engine.study(plan, data, directions, out, tracking=mlruns, say=say)
+    _show(table, style)
+    _draw(table, outcomes, plots)
+    say(f"wrote {out / 'table.csv'} and {out / 'table.md'}")
+    return out
+
+
+@click.command()
+@click.argument("plan", default="grid")
+@_data
+@options.direction
+@_set
+@click.option("--out", type=PATH, help="Keeps trials, points.csv and best.yaml; runs/grid-DATA by default.")
+@options.tracking
+def grid(plan: str, data: Path, direction: str, assignments: tuple[str, ...], out: Path | None, mlruns: Path) -> None:
+    """Search a PLAN's grid, judged on the validation split; by default the sizes of the paper's model and lr.
+
+    The best point's settings are written for `train --config`. In MLflow the search is a run, each point one nested
+    under it. Stopped, the same command goes on.
+    """
+    from experiments.study.grid import counted, search
+    from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+
+    chosen, opened, way = _plan(plan, assignments), EmbeddingSet.open(data), check_direction(direction)
+    if chosen.grid:
+        say(counted(chosen))
+    folder = (out or Path("runs") / f"grid-{opened.name}") / direction
+    table, best = search(chosen, opened, way, folder, tracking=mlruns, say=say)
+    _show(table)
+    click.echo(f"The best point's settings: {best} (rank-xmodal train --config {best})")
+
+
+@click.command()
+@_data
+@click.option("--full", is_flag=True, help="The recipe to the letter: 100 epochs, 5 seeds.")
+@click.option("--baselines", is_flag=True, help="The baselines and our ranker alone, on the gallery alone.")
+@click.option("--epochs", type=click.IntRange(1), help="Of the trainings on lists; 3 by default.")
+@click.option("--seeds", type=click.IntRange(1), help="1 by default.")
+@_format
+@_plots
+@click.option("--out", type=PATH, help="Keeps trials and tables; runs/paper-DATA or runs/baselines-DATA by default.")
+@options.tracking
+@options.device
+def paper(
+    data: Path, full: bool, baselines: bool, epochs: int | None, seeds: int | None, style: str, plots: Path | None,
+    out: Path | None, mlruns: Path, device: str,
+) -> None:  # fmt: skip
+    """Fill the paper's Table 2, every row on the same lists, under three protocols; published figures beside."""
+    from importlib.util import find_spec
+
+    from rank_xmodal.scorers.list_trained import ListTrainedSettings
+
+    plan = _plan("baselines" if baselines else "paper", [f"device={device}"])
+    epochs, ours = epochs or (100 if full else 3), min(2 * (epochs or (100 if full else 3)), 20)
+    trained = {}
+    for name, row in plan.trained.items():
+        if row.settings.scorer == "allrank" and not find_spec("allrank"):
+            say(f"{name}: allRank is not installed; the row is left out.")
+            continue
+        if isinstance(row.settings, ListTrainedSettings):
+            update = {"epochs": epochs, "patience": epochs} if row.as_judged else {"epochs": ours}
+            row = replace(row, settings=row.settings.model_copy(update=update))
+        trained[name] = row
+    note = f"{epochs} epochs on lists, ours {ours}."
+    update = {"seeds": seeds or (5 if full else 1), "trained": trained, "note": note}
+    _study(plan.model_copy(update=update), data, "both", out, mlruns, style, plots)
+
+
+@click.command()
+@click.option("--config", type=PATH, help="By default the demo's own, demo.yaml of the plans.")
+@options.tracking
+def demo(config: Path | None, mlruns: Path) -> None:
+    """The whole road on the corpus scenes: draw, embed, mine, train four losses in both directions, compare."""
+    from experiments.study.demo import run
+
+    _show(run(config, mlruns, say))
+
+
+COMMANDS = (compare, study, grid, paper, demo)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from experiments.results.names import HEADINGS
+from experiments.results.result import row_label, rows_in
+from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import replacing
 
-_HEADINGS = {"t2i": "text to image", "i2t": "image to text"}
-_COLOURS = {"CLIP": "0.5", "CSLS": "tab:purple"}  # rankers are green
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Figures = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
+"""Direction -> row -> metric -> mean and standard deviation in %, NaN of a single value."""
+_COLOURS = {"CLIP": "0.5", "CSLS": "tab:purple"}  # what is trained is green
+_TRAINED = "tab:green"
 _NARROWEST = 4.0  # points that an axis spans at least
 # By how many ranks a query's first relevant item moved, (lowest, name, colour); red and blue, as most eyes tell apart.
 _SHIFTS: tuple[tuple[float, str, str], ...] = (
@@ -32,180 +40,155 @@ def _plain(label: str) -> str:
     return textwrap.fill(label, 36).replace("$", r"\$")
 
 
-def plot_run(history: list[dict[str, float]], report: dict[str, Any], title: str, out: Path) -> None:
-    """Draw loss and validation by epoch, and the test rows CLIP, CSLS and ranker, into a PNG file."""
+@contextmanager
+def _drawn(out: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure in inches and write it as a PNG file, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3)
-    trained = [h for h in history if "loss" in h]
-    left.plot([h["epoch"] for h in trained], [h["loss"] for h in trained], marker=".", color="tab:blue")
-    left.set(title="training loss", xlabel="epoch")
-    for name, colour in (("R@1", "tab:green"), ("MRR", "tab:orange")):
-        seen = [h for h in history if f"val_{name}" in h]
-        if seen:
-            values = [100 * h[f"val_{name}"] for h in seen]
-            middle.plot([h["epoch"] for h in seen], values, marker=".", color=colour, label=name)
-    middle.set(title="validation, % (epoch 0 is CLIP)", xlabel="epoch")
-    if middle.lines:
-        middle.legend()
-    if report:
-        names = ("R@1", "R@5", "R@10")
-        rows = (("clip", "CLIP", "0.6"), ("csls", "CSLS", "tab:purple"), ("ranker", "ranker", "tab:green"))
-        for place, (row, label, colour) in enumerate(rows):
-            bars = right.bar(
-                [i + 0.27 * (place - 1) for i in range(3)],
-                [100 * report[row][n] for n in names],
-                width=0.26,
-                label=label,
-                color=colour,
-            )
-            right.bar_label(bars, fmt="%.1f", fontsize=6)
-        right.axhline(100 * report["ceiling"], color="k", lw=0.8, ls=":", label="ceiling")
-        right.set_xticks(range(3), names)
-        right.set(title="test, %", ylim=(0, 112))
-        right.legend(fontsize=7, loc="upper left", ncols=4)
-    figure.suptitle(title)
-    figure.savefig(out, dpi=110)
+    yield figure
+    with replacing(out) as part:
+        figure.savefig(part, format="png", dpi=120)
+
+
+def plot_run(history: list[dict[str, float]], report: dict[str, Any], title: str, out: Path) -> None:
+    """Draw loss and validation by epoch, and the rows of the test report."""
+    with _drawn(out, 11, 3.6) as figure:
+        left, middle, right = figure.subplots(1, 3)
+        trained = [h for h in history if "loss" in h]
+        left.plot([h["epoch"] for h in trained], [h["loss"] for h in trained], marker=".", color="tab:blue")
+        left.set(title="training loss", xlabel="epoch")
+        for name, colour in (("R@1", "tab:green"), ("MRR", "tab:orange")):
+            seen = [h for h in history if f"val_{name}" in h]
+            if seen:
+                values = [100 * h[f"val_{name}"] for h in seen]
+                middle.plot([h["epoch"] for h in seen], values, marker=".", color=colour, label=name)
+        middle.set(title="validation, % (epoch 0 is the start)", xlabel="epoch")
+        if middle.lines:
+            middle.legend()
+        if report:
+            _bars(right, report)
+        figure.suptitle(_plain(title))
+
+
+def _bars(axis: Any, report: dict[str, Any]) -> None:
+    names, rows = ("R@1", "R@5", "R@10"), rows_in(report)
+    width = 0.81 / len(rows)
+    for place, row in enumerate(rows):
+        label = row_label(row)
+        colour = _TRAINED if row == RANKER else _COLOURS.get(label)
+        left = [i + width * (place - (len(rows) - 1) / 2) for i in range(len(names))]
+        bars = axis.bar(left, [100 * report[row][n] for n in names], width=width - 0.01, label=label, color=colour)
+        axis.bar_label(bars, fmt="%.1f", fontsize=6)
+    axis.axhline(100 * report["ceiling"], color="k", lw=0.8, ls=":", label="ceiling")
+    axis.set_xticks(range(len(names)), names)
+    axis.set(title=f"{report.get('split', 'test')}, %", ylim=(0, 112))
+    axis.legend(fontsize=7, loc="upper left", ncols=4)
 
 
 def plot_reliability(calibration: dict[str, Any], title: str, out: Path) -> None:
-    """Draw predicted against true shares of relevant pairs, and how many pairs each point stands for, into a PNG file.
+    """Draw predicted against true shares of relevant pairs, and how many pairs each point stands for.
 
     Parameters
     ----------
     calibration : as `rank_xmodal.evaluation.calibration.reliability` returns it
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
-    predicted, true, counts = zip(*calibration["curve"], strict=True)
-    axis.plot(predicted, true, marker="o", color="tab:green")
-    for x, y, count in zip(predicted, true, counts, strict=True):
-        axis.annotate(f"{count:,}", (x, y), textcoords="offset points", xytext=(6, -10), fontsize=7, color="0.4")
-    axis.set(xlabel="predicted probability", ylabel="share that is relevant", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axis.set_title(
-        f"{title}\nECE {calibration['ECE']:.4f}, AP {calibration['AP']:.3f}; beside a point: its pairs", fontsize=9
-    )
-    figure.savefig(out, dpi=110)
+    with _drawn(out, 4.6, 4.6) as figure:
+        axis = figure.subplots()
+        axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
+        predicted, true, counts = zip(*calibration["curve"], strict=True)
+        axis.plot(predicted, true, marker="o", color="tab:green")
+        for x, y, count in zip(predicted, true, counts, strict=True):
+            axis.annotate(f"{count:,}", (x, y), textcoords="offset points", xytext=(6, -10), fontsize=7, color="0.4")
+        axis.set(xlabel="predicted probability", ylabel="share that is relevant", xlim=(0, 1), ylim=(0, 1))
+        axis.set_aspect("equal")
+        said = f"ECE {calibration['ECE']:.4f}, AP {calibration['AP']:.3f}; beside a point: its pairs"
+        axis.set_title(f"{title}\n{said}", fontsize=9)
 
 
-def plot_comparison(summary: dict[str, dict[str, dict[str, list[float]]]], title: str, out: Path) -> None:
-    """Draw R@1 of every row, one panel a direction, into a PNG file.
+def plot_comparison(figures: Figures, title: str, out: Path) -> None:
+    """Draw R@1 of every row, one panel a direction."""
+    with _drawn(out, 4.6 * len(figures), 3.2) as figure:
+        for axis, (direction, rows) in zip(
+            figure.subplots(1, len(figures), squeeze=False)[0], figures.items(), strict=True
+        ):
+            means, errors = (np.array(values) for values in zip(*(row["R@1"] for row in rows.values()), strict=True))
+            colours = [_COLOURS.get(label, _TRAINED) for label in rows]
+            errors = None if np.isnan(errors).all() else np.nan_to_num(errors)
+            bars = axis.barh([_plain(label) for label in rows], means, xerr=errors, color=colours)
+            axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+            axis.axvline(means[0], color="0.4", lw=0.8, ls=":")
+            axis.invert_yaxis()
+            axis.set(title=HEADINGS[direction], xlabel="R@1, %", xlim=(0, 1.14 * max(means)))
+        figure.suptitle(_plain(title))
 
-    Parameters
-    ----------
-    summary : as `compare.summarise` returns it: row -> direction -> metric -> one value per seed
+
+def plot_recall(figures: Figures, ceilings: Mapping[str, float], title: str, out: Path) -> None:
+    """Draw R@1, R@5 and R@10 of every row, one line of panels a direction.
+
+    Points and not bars: the axis need not start at 0, and rows that are close can be told apart. Around them the
+    standard deviation; `ceilings` are in %, by direction.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    directions = [d for d in _HEADINGS if any(d in row for row in summary.values())]
-    figure = Figure(figsize=(4.6 * len(directions), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axis, direction in zip(figure.subplots(1, len(directions), squeeze=False)[0], directions, strict=True):
-        labels = [label for label, row in summary.items() if direction in row]
-        values = [[100 * v for v in summary[label][direction]["R@1"]] for label in labels]
-        means = [mean(v) for v in values]
-        errors = [stdev(v) if len(v) > 1 else 0.0 for v in values]
-        colours = [{"CLIP": "0.6", "CSLS": "tab:purple"}.get(label, "tab:green") for label in labels]
-        bars = axis.barh(labels, means, xerr=errors if any(errors) else None, color=colours)
-        axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-        axis.axvline(means[0], color="0.4", lw=0.8, ls=":")
-        axis.invert_yaxis()
-        axis.set(title=_HEADINGS[direction], xlabel="R@1, %", xlim=(0, 1.14 * max(means)))
-    figure.suptitle(_plain(title))
-    with replacing(out) as part:
-        figure.savefig(part, format="png", dpi=120)
-
-
-def plot_recall(frames: dict[str, pd.DataFrame], ceilings: dict[str, float], title: str, out: Path) -> None:
-    """Draw R@1, R@5 and R@10 of every row, one line of panels a direction, into a PNG file.
-
-    Points and not bars: the axis need not start at 0, and rows that are close can be told apart.
-
-    Parameters
-    ----------
-    frames : as `compare.frames` returns it; the bars around a point are the standard deviation over seeds
-    ceilings : direction -> ceiling in %
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = ("R@1", "R@5", "R@10")
-    heights = [1.0 + 0.3 * len(frame) for frame in frames.values()]
-    figure = Figure(figsize=(11, 0.7 + sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(frames), 3, squeeze=False, sharey="row", gridspec_kw={"height_ratios": heights})
-    for line, (direction, frame) in zip(grid, frames.items(), strict=True):
-        places = range(len(frame))
-        for axis, name in zip(line, names, strict=True):
-            values, errors = frame[name].to_numpy(), frame[f"{name} sd"].fillna(0).to_numpy()
-            for place, label, value, error in zip(places, frame["row"], values, errors, strict=True):
-                colour = _COLOURS.get(label, "tab:green")
-                axis.errorbar(value, place, xerr=error or None, fmt="o", ms=5, capsize=3, color=colour)
-                axis.annotate(
-                    f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7,
-                    bbox={"facecolor": "w", "edgecolor": "none", "pad": 0.5},
-                )  # fmt: skip
-            axis.axvline(values[0], color="0.5", lw=0.8, ls=":")
-            ceiling = ceilings[direction]
-            axis.axvline(ceiling, color="k", lw=1, ls="--")
-            # Not in a legend, which would cover points.
-            axis.set_title(f"{_HEADINGS[direction]}, {name}, %\ndashed: ceiling {ceiling:.1f}", fontsize=9)
-            axis.set_yticks(places, [_plain(label) for label in frame["row"]])
-            axis.set_ylim(len(frame) - 0.4, -0.8)
-            axis.margins(x=0.08)
-            # Where everything is near 100, a hundredth of a point must not look like a difference; nor is there any
-            # share above 100.
-            low, high = axis.get_xlim()
-            wider = max(0.0, _NARROWEST - (high - low)) / 2
-            beyond = max(0.0, high + wider - 101)
-            axis.set_xlim(low - wider - beyond, high + wider - beyond)
-            axis.ticklabel_format(axis="x", useOffset=False)
-            axis.grid(axis="y", color="0.92")
-            axis.set_axisbelow(True)
-    figure.suptitle(_plain(title))
-    with replacing(out) as part:
-        figure.savefig(part, format="png", dpi=120)
+    heights = [1.0 + 0.3 * len(rows) for rows in figures.values()]
+    with _drawn(out, 11, 0.7 + sum(heights)) as figure:
+        grid = figure.subplots(len(figures), 3, squeeze=False, sharey="row", gridspec_kw={"height_ratios": heights})
+        for line, (direction, rows) in zip(grid, figures.items(), strict=True):
+            for axis, name in zip(line, names, strict=True):
+                _points(axis, {label: row[name] for label, row in rows.items()}, ceilings[direction])
+                # The ceiling is not in a legend, which would cover points.
+                heading = f"{HEADINGS[direction]}, {name}, %\ndashed: ceiling {ceilings[direction]:.1f}"
+                axis.set_title(heading, fontsize=9)
+        figure.suptitle(_plain(title))
 
 
-def plot_shifts(shifts: dict[str, dict[str, np.ndarray]], title: str, out: Path) -> None:
-    """Draw what share of the queries moved by how many ranks from CLIP, one panel a direction, into a PNG file.
+def _points(axis: Any, rows: Mapping[str, tuple[float, float]], ceiling: float) -> None:
+    for place, (label, (value, error)) in enumerate(rows.items()):
+        error = None if np.isnan(error) else error
+        axis.errorbar(value, place, xerr=error, fmt="o", ms=5, capsize=3, color=_COLOURS.get(label, _TRAINED))
+        axis.annotate(
+            f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7,
+            bbox={"facecolor": "w", "edgecolor": "none", "pad": 0.5},
+        )  # fmt: skip
+    axis.axvline(next(iter(rows.values()))[0], color="0.5", lw=0.8, ls=":")
+    axis.axvline(ceiling, color="k", lw=1, ls="--")
+    axis.set_yticks(range(len(rows)), [_plain(label) for label in rows])
+    axis.set_ylim(len(rows) - 0.4, -0.8)
+    axis.margins(x=0.08)
+    # Where everything is near 100, a hundredth of a point must not look like a difference; nor is there any share above
+    # 100.
+    low, high = axis.get_xlim()
+    wider = max(0.0, _NARROWEST - (high - low)) / 2
+    beyond = max(0.0, high + wider - 101)
+    axis.set_xlim(low - wider - beyond, high + wider - beyond)
+    axis.ticklabel_format(axis="x", useOffset=False)
+    axis.grid(axis="y", color="0.92")
+    axis.set_axisbelow(True)
+
+
+def plot_shifts(shifts: Mapping[str, Mapping[str, np.ndarray]], title: str, out: Path) -> None:
+    """Draw what share of the queries moved by how many ranks from CLIP, one panel a direction.
 
     Parameters
     ----------
-    shifts : as `compare.rank_shifts` returns it: direction -> row -> ranks gained, one value a query
+    shifts : direction -> row -> ranks gained, one value a query
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    directions = [direction for direction in _HEADINGS if direction in shifts]
-    most = max(len(rows) for rows in shifts.values())
-    figure = Figure(figsize=(5.6 * len(directions), 1.7 + 0.38 * most), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(directions), squeeze=False)[0]
     edges = [low for low, _, _ in _SHIFTS][1:]
-    for axis, direction in zip(panels, directions, strict=True):
-        rows = shifts[direction]
-        shares = [np.bincount(np.digitize(v, edges), minlength=len(_SHIFTS)) / len(v) * 100 for v in rows.values()]
-        left = np.zeros(len(rows))
-        for place, (_, name, colour) in enumerate(_SHIFTS):
-            width = np.array([share[place] for share in shares])
-            bars = axis.barh(range(len(rows)), width, left=left, color=colour, label=name, height=0.75)
-            axis.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center", fontsize=7)
-            left += width
-        axis.set_yticks(range(len(rows)), [_plain(label) for label in rows])
-        axis.invert_yaxis()
-        axis.set(title=_HEADINGS[direction], xlabel="share of queries, %", xlim=(0, 100))
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(_SHIFTS), fontsize=7, frameon=False)
-    figure.suptitle(f"{_plain(title)}: rank of the first relevant item, against CLIP's")
-    with replacing(out) as part:
-        figure.savefig(part, format="png", dpi=120)
+    with _drawn(out, 5.6 * len(shifts), 1.7 + 0.38 * max(len(rows) for rows in shifts.values())) as figure:
+        panels = figure.subplots(1, len(shifts), squeeze=False)[0]
+        for axis, (direction, rows) in zip(panels, shifts.items(), strict=True):
+            shares = [np.bincount(np.digitize(v, edges), minlength=len(_SHIFTS)) / len(v) * 100 for v in rows.values()]
+            left = np.zeros(len(rows))
+            for place, (_, name, colour) in enumerate(_SHIFTS):
+                width = np.array([share[place] for share in shares])
+                bars = axis.barh(range(len(rows)), width, left=left, color=colour, label=name, height=0.75)
+                axis.bar_label(bars, [f"{w:.0f}" if w >= 4 else "" for w in width], label_type="center", fontsize=7)
+                left += width
+            axis.set_yticks(range(len(rows)), [_plain(label) for label in rows])
+            axis.invert_yaxis()
+            axis.set(title=HEADINGS[direction], xlabel="share of queries, %", xlim=(0, 100))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(_SHIFTS), fontsize=7, frameon=False)
+        figure.suptitle(f"{_plain(title)}: rank of the first relevant item, against CLIP's")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,13 +30,7 @@ _STAGE = {
 
 
 def from_folders(folders: list[Path]) -> list[Outcome]:
-    """Read the test reports of runs' folders.
-
-    Raises
-    ------
-    UserError
-        If a folder holds no finished run with a test report.
-    """
+    """Read the test reports of runs' folders; a UserError names one that holds no finished run."""
     for folder in folders:
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: holds no finished run (no config.json). Train it first.")
@@ -47,11 +41,6 @@ def from_experiment(tracking: Path, experiment: str, say: Callable[[str], None] 
     """Read the finished runs of an MLflow experiment; of several trainings that are the same, the newest.
 
     Runs on data that has been replaced since, and runs whose artifacts are gone, are left out, and `say` is told.
-
-    Raises
-    ------
-    UserError
-        If there is no such experiment, or it has no run with test metrics.
     """
     found: list[Outcome] = []
     for entry in read_runs(tracking, experiment):  # newest first
@@ -72,19 +61,19 @@ def from_experiment(tracking: Path, experiment: str, say: Callable[[str], None] 
 
 
 def _read(folder: Path, name: str) -> Outcome:
-    """Read a run's config.json, whether in its own folder or among its artifacts in MLflow."""
+    """Read a run, whether in its own folder or among its artifacts in MLflow."""
     facts, file = read_facts(folder), folder / "test.parquet"
     try:
-        report = facts["test"]
-        if not report:
+        if not facts["test"]:
             raise UserError(f"{folder}: has no test report, its data has no test split. Leave it out.")
+        report = {"first_stage": CLIP, **facts["test"], "rows": rows_in(facts["test"])}
+        for row in report["rows"]:
+            report[row] = {metric: report[row][metric] for metric in SHOWN}
         # What a run of an earlier version doesn't mention was at its default.
         settings = parse(facts["settings"], str(folder / "config.json"))
         known = {**settings.model_dump(mode="json"), "lists_given": facts.get("lists_given")}
-        report = {"first_stage": CLIP, **report, "rows": rows_in(report)}
-        of_rows = {row: {metric: report[row][metric] for metric in SHOWN} for row in report["rows"]}
-        columns = {"query": "int64"} | {f"{row}/{name}": "float64" for row in of_rows for name in (TESTED, MEAN_RANK)}
-        queries = read_table(file, columns, "test results") if file.is_file() else None
+        columns = {f"{row}/{metric}": "float64" for row in report["rows"] for metric in (TESTED, MEAN_RANK)}
+        queries = read_table(file, {"query": "int64", **columns}, "test results") if file.is_file() else None
         direction = check_direction(report["direction"])
         return Outcome(row_name(settings), direction, "gallery", report, queries, known, facts["fingerprint"], name)
     except (KeyError, TypeError) as error:
@@ -101,65 +90,52 @@ def _same_training(one: Outcome, other: Outcome) -> bool:
     return one.direction == other.direction and not _apart(one, other, "device")
 
 
-def check_comparable(runs: list[Outcome]) -> None:
-    """Check that runs may stand in one table, those of one direction beside each other.
-
-    Raises
-    ------
-    UserError
-        If two runs were evaluated on different data, queries, splits, galleries or depths, if CLIP's figures differ
-        although all that is the same, or if a training is named twice. It names both.
-    """
-    for place, run in enumerate(runs):
-        first = runs[0]
-        if run.on != first.on:
-            raise UserError(
-                f"{first.name} and {run.name} were evaluated on different data (fingerprints {first.on[:12]} and "
-                f"{run.on[:12]}); their figures can't be compared. Compare runs of one embedding set."
-            )
-        peers = [other for other in runs[: place + 1] if other.direction == run.direction]
-        first = peers[0]
-        for key, what in _STAGE.items():
-            if first.report[key] != run.report[key]:
-                raise UserError(
-                    f"{first.name} and {run.name} were evaluated with a different {what}, {first.report[key]} and "
-                    f"{run.report[key]}; their figures can't be compared. Leave one out, or train it again."
-                )
-        if not first.agrees(run, CLIP):
-            raise UserError(
-                f"{first.name} and {run.name} have different figures of CLIP on the same data ({TESTED} "
-                f"{first.report[CLIP][TESTED]:.6f} and {run.report[CLIP][TESTED]:.6f}): they were evaluated by "
-                "different versions. Train the older one again."
-            )
-        for other in peers[:-1]:
-            if _same_training(run, other):
-                raise UserError(
-                    f"{other.name} and {run.name} are the same training with the same seed; counted twice they would "
-                    "narrow the spread. Leave one out."
-                )
-            if run.queries is not None and other.queries is not None:
-                if not run.queries["query"].equals(other.queries["query"]):
-                    raise UserError(
-                        f"{other.name} and {run.name}: hold different queries ({len(other.queries):,} and "
-                        f"{len(run.queries):,}), which can't be paired. Train the older run again."
-                    )
+def _differently(one: Outcome, other: Outcome) -> Iterator[str]:
+    """Yield how two runs were evaluated differently."""
+    if one.on != other.on:
+        yield f"on different data (fingerprints {one.on[:12]} and {other.on[:12]})"
+    if one.direction != other.direction:
+        return
+    for key, what in _STAGE.items():
+        if one.report[key] != other.report[key]:
+            yield f"with a different {what}, {one.report[key]} and {other.report[key]}"
+    if not one.agrees(other, CLIP):
+        values = (f"{run.report[CLIP][TESTED]:.6f}" for run in (one, other))
+        yield f"by different versions, with different figures of CLIP ({TESTED} {' and '.join(values)})"
+    if (
+        one.queries is not None
+        and other.queries is not None
+        and not one.queries["query"].equals(other.queries["query"])
+    ):
+        yield f"on different queries ({len(one.queries):,} and {len(other.queries):,})"
 
 
 def as_table(runs: list[Outcome], title: str) -> tuple[Table, list[Outcome]]:
-    """Return the runs' table and the outcomes that it is made from, one row for what differs in nothing but the seed.
+    """Return the runs' table, and what it is made from: a row for whatever differs in more than the seed.
 
     Raises
     ------
     UserError
-        As `check_comparable`.
+        If two runs were evaluated in different ways, or a training is named twice. It names both.
     """
-    check_comparable(runs)
+    for one, other in ((one, other) for place, other in enumerate(runs) for one in runs[:place]):
+        for how in _differently(one, other):
+            raise UserError(
+                f"{one.name} and {other.name} were evaluated {how}; their figures can't be compared. Leave one out, or "
+                "train it again."
+            )
+        if _same_training(one, other):
+            raise UserError(
+                f"{one.name} and {other.name} are the same training with the same seed; counted twice they would narrow "
+                "the spread. Leave one out."
+            )
     named = []
-    for run in sorted(runs, key=lambda run: run.settings["seed"]):
-        # Whole values: two that are cut to the same text would be averaged as if they were seeds.
+    for run in sorted(runs, key=lambda run: int(run.settings["seed"])):
         peers = [other for other in runs if other.row == run.row]
         apart = dict.fromkeys(key for other in peers for key in _apart(run, other, "seed", "device"))
-        suffix = ", ".join(f"{key}={run.settings.get(key)}" for key in apart)
-        named.append(replace(run, row=f"{run.row} {suffix}".strip()))
+        # Whole values: two that are cut to the same text would be averaged as if they were seeds.
+        named.append(
+            replace(run, row=f"{run.row} {', '.join(f'{key}={run.settings.get(key)}' for key in apart)}".strip())
+        )
     named.sort(key=lambda run: run.row)
     return tabulate(named, Table(title, against=UNTRAINED, gains=False)), named

@@ -55,7 +55,7 @@ Job = tuple[Trial, list[tuple[str, str]]]
 def jobs_of(plan: Plan, desk: Desk, part: Part, directions: Sequence[Direction]) -> list[Job]:
     """Return a part's distinct trials, those on the same lists together, and which rows and protocols each is for."""
     found: dict[tuple[str, ...], dict[str, Job]] = defaultdict(dict)
-    for direction, (name, row), protocol in itertools.product(directions, plan.rows.items(), plan.protocols):
+    for direction, (name, row), protocol in itertools.product(directions, plan.trained.items(), plan.protocols):
         settings = row.settings_for(protocol, part.seed)
         one = Trial(part, direction, settings.model_dump(mode="json"), plan.split, plan.protocols)
         same = found[desk.request(direction, settings)]
@@ -93,7 +93,7 @@ def run(
         if part.fold + 1 >= part.folds:  # the repeat is whole
             outcomes += [_outcome(plan, part, *of, pd.concat(own)) for of, own in frames.items()]
             frames.clear()
-    return sorted(outcomes, key=lambda one: [*plan.rows].index(one.row))
+    return sorted(outcomes, key=lambda one: [*plan.trained].index(one.row))
 
 
 def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: str, frame: pd.DataFrame) -> Outcome:
@@ -105,7 +105,9 @@ def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: s
     kept = ["query", *(f"{source}/{name}" for source in sources for name in (TESTED, SELECTED_BY, MEAN_RANK))]
     report = {"split": plan.split, **size, **facts, "rows": sources, **means}
     on = f"permutation {part.repeat}" if part.folds else ""
-    return Outcome(row, direction, protocol, report, frame[kept], plan.rows[row].settings.model_dump(mode="json"), on)
+    return Outcome(
+        row, direction, protocol, report, frame[kept], plan.trained[row].settings.model_dump(mode="json"), on
+    )
 
 
 def study(
@@ -117,7 +119,8 @@ def study(
     if plan.folds:
         how = f"{plan.folds} folds of {plan.permutations} permutations"
     empty = Table(f"{name}, {how}", metrics=SHOWN[:4], against=plan.against)
-    table = tabulate(outcomes, empty, plan.published, plan.note)
+    note = f"{plan.note} Published: {plan.beside.note}" if plan.published else plan.note
+    table = tabulate(outcomes, empty, plan.beside.rows, note.strip())
     for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
         with replacing(out / file) as part:
             part.write_text(text, encoding="utf-8")

@@ -13,18 +13,9 @@ from rich.markup import escape
 from experiments.study.table import SUMMED, Against, Line, Table
 from rank_xmodal.evaluation.judging import MEAN_RANK
 
-_NONE = Against(math.nan)
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",  # \textquotedbl needs another font encoding than LaTeX's own
-    "±": r"$\pm$",
-}
+# The double quote becomes two single ones: \textquotedbl needs another font encoding than LaTeX's own.
+_NAMES = r"\textbackslash{} \textasciitilde{} \textasciicircum{} \textless{} \textgreater{} \textbar{} '' $\pm$"
+_LATEX = {**{sign: f"\\{sign}" for sign in "&%$#_{}"}, **dict(zip('\\~^<>|"±', _NAMES.split(), strict=True))}
 
 
 def _text(value: float, form: str = ".2f", error: float = math.nan) -> str:
@@ -36,9 +27,8 @@ def _cells(table: Table, line: Line) -> dict[str, str]:
     cells = {name: _text(line.figures[name].mean, error=line.figures[name].sd) for name in table.metrics}
     cells["Rsum"] = _text(line.rsum, ".1f")
     for other in table.against:
-        one = line.against.get(other, _NONE)
-        if table.gains:
-            cells[f"- {other}"] = _text(one.gain, "+.2f", one.error)
+        one = line.against.get(other, Against(math.nan))
+        cells[f"- {other}"] = _text(one.gain, "+.2f", one.error) if table.gains else ""
         cells[f"p {other}"] = "< 0.001" if one.holm < 0.001 else _text(one.holm, ".3f")
     cells[f"published {' / '.join(SUMMED)}"] = " / ".join(f"{x:.2f}" for x in line.published)
     return {**cells, **line.facts}
@@ -47,7 +37,7 @@ def _cells(table: Table, line: Line) -> dict[str, str]:
 def _blocks(table: Table) -> Iterator[tuple[str, str, list[str], list[dict[str, str]]]]:
     """Yield for each protocol and direction heading, caption, columns and lines; what no line has is no column."""
     every = [_cells(table, line) for line in table.lines]
-    columns = [name for name in dict.fromkeys(name for cells in every for name in cells) if any(c[name] for c in every)]
+    columns = [name for name in (every[0] if every else ()) if any(cells[name] for cells in every)]
     for of, caption in table.captions.items():
         lines = [{"": line.row, **_cells(table, line)} for line in table.block(*of)]
         yield table.heading(*of), caption, ["", *columns], lines
@@ -66,7 +56,7 @@ def terminal(table: Table) -> Iterator[rich.table.Table]:
 
 
 def frame(table: Table) -> pd.DataFrame:
-    """Return everything, unrounded: `R@1 sd` is the standard deviation, `p X` corrected, `± X` the gain's error."""
+    """Return everything, unrounded: `R@1 sd` is the standard deviation, `± X` the gain's error, `p X` corrected."""
     rows = []
     for line in table.lines:
         cells = {"direction": line.direction, "protocol": line.protocol, "row": line.row, "seeds": line.repeats}
@@ -74,7 +64,7 @@ def frame(table: Table) -> pd.DataFrame:
             cells |= {name: value, f"{name} sd": sd}
         cells["Rsum"] = line.rsum
         for other in table.against:
-            one = line.against.get(other, _NONE)
+            one = line.against.get(other, Against(math.nan))
             cells |= {f"- {other}": one.gain, f"± {other}": one.error, f"p {other}": one.holm, f"raw p {other}": one.p}
         cells |= {f"{name} published": value for name, value in zip(SUMMED, line.published, strict=False)}
         rows.append({**cells, **line.facts})
@@ -83,8 +73,7 @@ def frame(table: Table) -> pd.DataFrame:
 
 def csv(table: Table) -> str:
     """Return `frame` as CSV."""
-    text: str = frame(table).to_csv(index=False, float_format="%.8g")
-    return text
+    return str(frame(table).to_csv(index=False, float_format="%.8g"))
 
 
 def markdown(table: Table) -> str:
@@ -105,31 +94,18 @@ def latex(table: Table) -> str:
     """Return tables with the rules of the package booktabs, the best of each column in bold."""
     parts = []
     for heading, caption, columns, lines in _blocks(table):
-        best = {column: _best(column, [cells[column] for cells in lines]) for column in (*table.metrics, "Rsum")}
-        rows = []
-        for cells in lines:
-            texts = ((_latex(cells[column]), cells[column] in best.get(column, ())) for column in columns)
-            rows.append(" & ".join(rf"\textbf{{{text}}}" if bold else text for text, bold in texts) + r" \\")
-        page = [
-            r"% Needs \usepackage{booktabs}.",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(f'{heading}. {caption}')}}}",
-            rf"\label{{tab:{re.sub(r'[^a-z0-9]+', '-', heading.lower())}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
-            *(r"\toprule", " & ".join(map(_latex, columns)) + r" \\", r"\midrule", *rows, r"\bottomrule"),
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-        parts.append("\n".join(page) + "\n")
+        shown = pd.DataFrame([{_latex(c): _latex(cells[c]) for c in columns} for cells in lines])
+        for column in {*table.metrics, "Rsum"} & {*columns}:
+            # As read: what is equal in print is equally good.
+            values = [float(cells[column].split()[0] if cells[column] else "nan") for cells in lines]
+            best = min(values) if column == MEAN_RANK else max(values)
+            shown[column] = [rf"\textbf{{{t}}}" if v == best else t for t, v in zip(shown[column], values, strict=True)]
+        label = f"tab:{re.sub('[^a-z0-9]+', '-', heading.lower())}"
+        style, said = shown.style.hide(axis="index"), _latex(f"{heading}. {caption} Bold: the best of a column.")
+        align = "l" + "r" * (len(columns) - 1)
+        text = style.to_latex(hrules=True, caption=said, label=label, column_format=align, position_float="centering")
+        parts.append(f"% Needs \\usepackage{{booktabs}}.\n{text}")
     return "\n".join(parts)
-
-
-def _best(column: str, cells: list[str]) -> list[str]:
-    """Return which texts of a column are its best, as read: what is equal in print is equally good."""
-    values = {cell: float(cell.split()[0]) for cell in cells if cell}
-    best = (min if column == MEAN_RANK else max)(values.values(), default=math.nan)
-    return [cell for cell, value in values.items() if value == best]
 
 
 def _latex(text: str) -> str:

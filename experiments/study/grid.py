@@ -32,7 +32,7 @@ _CAPTION = (
 def counted(plan: Plan) -> str:
     """Return how many points there are and why: "6 points: 3 d_model x 2 heads"."""
     sizes = " x ".join(f"{len(values)} {key}" for key, values in plan.grid.items())
-    return f"{len(plan.rows)} point{'s' * (len(plan.rows) > 1)}: {sizes}"
+    return f"{len(plan.trained)} point{'s' * (len(plan.trained) > 1)}: {sizes}"
 
 
 def table_of(outcomes: list[Outcome], title: str) -> Table:
@@ -61,7 +61,7 @@ class _Runs:
 
     def __init__(self, plan: Plan, data: EmbeddingSet, direction: Direction, folder: Path | None, out: Path, say: Say):
         self.folder, self.data, self.direction, self.say = folder, data, direction, say
-        self.settings = {name: row.settings.model_dump(mode="json") for name, row in plan.rows.items()}
+        self.settings = {name: row.settings.model_dump(mode="json") for name, row in plan.trained.items()}
         identity = [self.settings, data.fingerprint, str(folder and folder.resolve())]
         self.file = out / f"mlflow-{sha256(json.dumps(identity).encode())[:12]}.json"
         known = read_json(self.file) if self.file.is_file() else {}
@@ -108,7 +108,7 @@ def search(
     told = f"{direction}: {SELECTED_BY} {first[SELECTED_BY]:.2f} %"
     texts = {
         points: pd.concat([keys, formats.frame(table)], axis=1).to_csv(index=False, float_format="%.8g"),
-        best: f"# The best of {len(plan.rows)} points on the validation split of {data.name}, {told}.\n"
+        best: f"# The best of {len(plan.trained)} points on the validation split of {data.name}, {told}.\n"
         + yaml.safe_dump(table.lines[0].settings, sort_keys=False),
     }
     for path, text in texts.items():

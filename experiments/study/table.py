@@ -25,18 +25,9 @@ SUMMED = ("R@1", "R@5", "R@10")
 class Outcome:
     """A scorer fitted and judged beside what needs no training: a run, or one repeat of a study's row.
 
-    Attributes
-    ----------
-    row, direction, protocol : str
-    report : dict
-        As `judging.judge` returns it.
-    queries : DataFrame or None
-        query, and at least R@1 and MeanRank of each row of the report: "ranker/R@1".
-    settings : dict
-    on : str
-        Which queries these are: of outcomes on the same, CLIP and CSLS count once for each query bank.
-    name : str
-        What errors call it.
+    `report` is as `judging.judge` returns it. `queries` holds query, and R@1 and MeanRank of each row of the report:
+    "ranker/R@1". `on` says which queries these are: of outcomes on the same, CLIP and CSLS count once for each query
+    bank. `name` is what errors call it.
     """
 
     row: str
@@ -103,6 +94,11 @@ class Table:
         """Return the lines of a protocol and direction."""
         return [line for line in self.lines if (line.protocol, line.direction) == (protocol, direction)]
 
+    def figures(self, protocol: str) -> dict[str, dict[str, dict[str, Figure]]]:
+        """Return direction -> row -> metric -> figure, as plots take them."""
+        ways = [way for of, way in self.captions if of == protocol]
+        return {way: {line.row: line.figures for line in self.block(protocol, way)} for way in ways}
+
     def heading(self, protocol: str, direction: str) -> str:
         """Return what stands above them."""
         several = len({of for of, _ in self.captions}) > 1
@@ -120,21 +116,19 @@ class Group(NamedTuple):
         values = [one.report[self.source][metric] * (1 if metric == MEAN_RANK else 100) for one in self.outcomes]
         return Figure(mean(values), stdev(values) if len(values) > 1 else math.nan)
 
-    def by_query(self, metric: str) -> pd.Series | None:
-        """Return each query's value, meaned over repeats; None where an outcome has no queries."""
+    def by_query(self) -> pd.Series | None:
+        """Return each query's R@1, meaned over repeats; None where an outcome has no queries."""
         frames = [one.queries for one in self.outcomes if one.queries is not None]
-        if len(frames) < len(self.outcomes):
-            return None
-        return pd.concat(frames).groupby("query")[f"{self.source}/{metric}"].mean()
+        whole = len(frames) == len(self.outcomes)
+        return pd.concat(frames).groupby("query")[f"{self.source}/{TESTED}"].mean() if whole else None
 
     def against(self, other: Group) -> Against:
         """Compare with another row; with one that isn't trained as the own reports have it, of the own query bank."""
         rival = other if other.source == RANKER else Group(other.source, self.outcomes)
-        found = Against(self.figure(TESTED).mean - rival.figure(TESTED).mean)
-        mine, others = self.by_query(TESTED), rival.by_query(TESTED)
-        if mine is not None and others is not None:
-            found.p = paired_p(*(side.to_numpy() for side in mine.align(others, join="inner")))
-        return found
+        gain, mine, others = self.figure(TESTED).mean - rival.figure(TESTED).mean, self.by_query(), rival.by_query()
+        if mine is None or others is None:
+            return Against(gain)
+        return Against(gain, p=paired_p(*(side.to_numpy() for side in mine.align(others, join="inner"))))
 
 
 def groups_of(outcomes: Sequence[Outcome], protocol: str, direction: str) -> dict[str, Group]:
@@ -172,11 +166,11 @@ def tabulate(
         for way, groups in blocks.items():
             for place, (row, group) in enumerate(groups.items()):
                 figures = {name: group.figure(name) for name in SHOWN}
-                line = Line(row, way, protocol, len(group.outcomes), figures, group.outcomes[0].settings)
+                settings = group.outcomes[0].settings if group.source == RANKER else {}
+                line = lines[row, way] = Line(row, way, protocol, len(group.outcomes), figures, settings)
                 line.published = (published or {}).get(row, {}).get(way, ())
                 above = [other for other in table.against if row not in table.against or other in [*groups][:place]]
                 line.against = {other: group.against(groups[other]) for other in above if other != row}
-                lines[row, way] = line
         tests = [one for line in lines.values() for one in line.against.values() if not math.isnan(one.p)]
         for one, corrected in zip(tests, holm(np.array([one.p for one in tests])), strict=True):
             one.holm = float(corrected)
@@ -185,21 +179,21 @@ def tabulate(
                 line.rsum = sum(lines[row, way].figures[name].mean for way in DIRECTIONS for name in SUMMED)
         table.lines += lines.values()
         for way, groups in blocks.items():
+            table.captions[protocol, way] = f"{_caption(protocol, groups, len(tests))} {note}".strip()
             table.ceilings[protocol, way] = 100 * next(iter(groups.values())).outcomes[0].report["ceiling"]
-            table.captions[protocol, way] = " ".join([*_said(protocol, groups, len(tests)), note]).strip()
     return table
 
 
-def _said(protocol: str, groups: dict[str, Group], tests: int) -> list[str]:
-    """Return the sentences of a caption."""
+def _caption(protocol: str, groups: dict[str, Group], tests: int) -> str:
     first = next(iter(groups.values())).outcomes[0]
     report, counts = first.report, sorted({len(group.outcomes) for group in groups.values() if group.source == RANKER})
-    reordered = f"CLIP's top {report['candidates']} of a gallery of {report['gallery']:,} reordered"
-    lists = reordered if protocol == "gallery" else f"mined lists of {report['candidates']}"
+    lists = f"mined lists of {report['candidates']}"
+    if protocol == "gallery":
+        lists = f"CLIP's top {report['candidates']} of a gallery of {report['gallery']:,} reordered"
     said = [
         "R@K: share of queries with a relevant item in the top K (hit rate), in %.",
-        f"{report['split']}: {report['queries']:,} queries, {lists}; what it lacks is a miss: ceiling "
-        f"{100 * report['ceiling']:.2f}.",
+        f"{report['split']}: {report['queries']:,} queries, {lists}; what it lacks is a miss:",
+        f"ceiling {100 * report['ceiling']:.2f}.",
     ]
     if counts[-1] > 1:
         unit = "permutations" if first.on.startswith("permutation") else "seeds"
@@ -208,9 +202,9 @@ def _said(protocol: str, groups: dict[str, Group], tests: int) -> list[str]:
         if group.source != RANKER and len(group.outcomes) > len({one.on for one in group.outcomes}):
             said.append(f"{label}: mean ± standard deviation over {len(group.outcomes)} different query banks.")
     if tests:
-        how = ", Holm-corrected for all p of the comparison" if tests > 1 else ""
+        how = ", Holm-corrected for all p of the comparison" * (tests > 1)
         said.append(f"p: {TESTED} against that row, paired randomisation test over the queries{how}.")
-    return said
+    return " ".join(said)
 
 
 def shifts_of(outcomes: Sequence[Outcome], protocol: str) -> dict[str, dict[str, np.ndarray]]:
