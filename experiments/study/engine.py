@@ -21,23 +21,22 @@ from experiments.study.table import TESTED, Outcome, Table, tabulate
 from experiments.study.trial import Desk, Part, Trial
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
+from rank_xmodal.evaluation.judging import SHOWN
 from rank_xmodal.files import replacing
 from rank_xmodal.retrieval.gallery import DEPTH, has_split
 from rank_xmodal.training.loop import SELECTED_BY
 
 Say = Callable[[str], None]
-Done = Callable[[str, pd.DataFrame, bool], None]
+Job = tuple[Trial, list[tuple[str, str]]]
 
 
 def parts_of(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction]) -> list[Part]:
     """Return what each row is fitted and judged on; a UserError says what the set lacks for it."""
-    where, most = data.root or data.name, len(data.images) // 2
+    where, most = str(data.root or data.name), len(data.images) // 2
     if plan.folds:
         if plan.folds > most:
             raise UserError(f"--folds {plan.folds}: must be between 2 and {most}, half of the images.")
-        repeats, folds = range(plan.permutations), range(plan.folds)
-        return [Part(str(where), repeat, fold, plan.folds) for repeat in repeats for fold in folds]
+        return [Part(where, way, fold, plan.folds) for way in range(plan.permutations) for fold in range(plan.folds)]
     for direction in directions:
         if not has_split(data, direction, plan.judge):
             other = "" if plan.grid else ", or use --folds 5"
@@ -46,10 +45,7 @@ def parts_of(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction]) ->
             if (size := len(data.candidate_rows(direction, split))) <= DEPTH:
                 what = f"its {split} split has {size} candidates {direction}; the recipe's lists of {DEPTH} need more"
                 raise UserError(f"{where}: {what}. Give the split more items.")
-    return [Part(str(where), seed) for seed in range(plan.seeds)]
-
-
-Job = tuple[Trial, list[tuple[str, str]]]
+    return [Part(where, seed) for seed in range(plan.seeds)]
 
 
 def jobs_of(plan: Plan, desk: Desk, part: Part, directions: Sequence[Direction]) -> list[Job]:
@@ -63,18 +59,14 @@ def jobs_of(plan: Plan, desk: Desk, part: Part, directions: Sequence[Direction])
     return [job for same in found.values() for job in same.values()]
 
 
-def run(
-    plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, say: Say, done: Done | None = None
-) -> list[Outcome]:
+def run(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, say: Say) -> list[Outcome]:
     """Return an outcome for each row, direction, protocol and repeat; what `out` keeps is not made again.
 
-    One part is worked on at a time: only its lists are in memory. `done` is told of each trial the row, the frame, and
-    whether it was made now.
+    One part is worked on at a time: only its lists are in memory.
     """
     outcomes: list[Outcome] = []
     frames: dict[tuple[str, Direction, str], list[pd.DataFrame]] = defaultdict(list)
-    parts = parts_of(plan, data, directions)
-    for number, part in enumerate(parts):
+    for number, part in enumerate(parts := parts_of(plan, data, directions)):
         desk = Desk(part.of(data))
         jobs = jobs_of(plan, desk, part, directions)
         for place, (one, rows) in enumerate(jobs, start=1 + number * len(jobs)):
@@ -86,10 +78,8 @@ def run(
             for name, protocol in rows:
                 frames[name, one.direction, protocol].append(frame[frame["protocol"] == protocol])
             value = f"{plan.split} {SELECTED_BY} {100 * frame[f'ranker/{SELECTED_BY}'].mean():.2f}"
-            said = f"{one.direction}: {place} of {len(jobs) * len(parts)}, {names}: {value}"
-            say(said if made else f"{said} (kept)")
-            if done:
-                done(names, frame, made)
+            kept = "" if made else " (kept)"
+            say(f"{one.direction}: {place} of {len(jobs) * len(parts)}, {names}: {value}{kept}")
         if part.fold + 1 >= part.folds:  # the repeat is whole
             outcomes += [_outcome(plan, part, *of, pd.concat(own)) for of, own in frames.items()]
             frames.clear()
@@ -97,17 +87,20 @@ def run(
 
 
 def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: str, frame: pd.DataFrame) -> Outcome:
-    sources = list(dict.fromkeys(name.partition("/")[0] for name in frame if "/" in name))
+    sources = list(dict.fromkeys(str(name).partition("/")[0] for name in frame if "/" in str(name)))
     gallery = int(frame["gallery"].iloc[0])
-    size = {"queries": len(frame), "candidates": min(DEPTH, gallery), "gallery": gallery}
-    facts = {"ceiling": float(frame["hit"].mean()), "best_epoch": float(frame["best_epoch"].mean())}
-    means = {source: {name: float(frame[f"{source}/{name}"].mean()) for name in SHOWN} for source in sources}
-    kept = ["query", *(f"{source}/{name}" for source in sources for name in (TESTED, SELECTED_BY, MEAN_RANK))]
-    report = {"split": plan.split, **size, **facts, "rows": sources, **means}
+    report = {
+        "split": plan.split,
+        "queries": len(frame),
+        "candidates": min(DEPTH, gallery),
+        "gallery": gallery,
+        "ceiling": float(frame["hit"].mean()),
+        "rows": sources,
+        **{source: {name: float(frame[f"{source}/{name}"].mean()) for name in SHOWN} for source in sources},
+        "best_epoch": float(frame["best_epoch"].mean()),
+    }
     on = f"permutation {part.repeat}" if part.folds else ""
-    return Outcome(
-        row, direction, protocol, report, frame[kept], plan.trained[row].settings.model_dump(mode="json"), on
-    )
+    return Outcome(row, direction, protocol, report, frame, plan.trained[row].settings.model_dump(mode="json"), on)
 
 
 def study(
@@ -118,30 +111,30 @@ def study(
     how = f"{plan.seeds} seed{'s' * (plan.seeds > 1)}, {'validation' if plan.judge == 'val' else 'test'} split"
     if plan.folds:
         how = f"{plan.folds} folds of {plan.permutations} permutations"
-    empty = Table(f"{name}, {how}", metrics=SHOWN[:4], against=plan.against)
-    note = f"{plan.note} Published: {plan.beside.note}" if plan.published else plan.note
-    table = tabulate(outcomes, empty, plan.beside.rows, note.strip())
+    note = f"{plan.note} Published: {plan.beside.note}".strip() if plan.published else plan.note
+    table = Table(f"{name}, {how}", SHOWN[:4], plan.against or (), published=plan.beside.rows, note=note)
+    tabulate(outcomes, table)
     for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
         with replacing(out / file) as part:
             part.write_text(text, encoding="utf-8")
     for line in table.lines:
         of = {"row": line.row, "protocol": line.protocol, "direction": line.direction}
-        shown = [value for key, value in of.items() if key != "protocol" or len(plan.protocols) > 1]
-        tracker = open_run(Tracker(tracking, say), name, ", ".join(shown), line.settings, of, data)
-        figures = {metric_key(name): figure.mean for name, figure in line.figures.items()}
+        figures = {metric_key(metric): figure.mean for metric, figure in line.figures.items()}
         figures["R1_std"] = line.figures[TESTED].sd
         for other, against in line.against.items():
             safe = re.sub(r"[^\w. -]+", "-", other)  # what MLflow allows
             figures |= {f"R1_gain_over_{safe}": against.gain, f"p_{safe}": against.holm}
-        tracker.finish({key: value for key, value in figures.items() if not math.isnan(value)})
+        several = len(plan.protocols) > 1
+        label = ", ".join(value for key, value in of.items() if several or key != "protocol")
+        log_run(Tracker(tracking, say), name, label, line.settings, of, data, figures)
     return table, outcomes
 
 
-def open_run(
+def start_run(
     tracker: Tracker, experiment: str, name: str, settings: dict[str, Any], of: dict[str, str], data: EmbeddingSet,
-    **more: Any,
+    **more: str | None,
 ) -> Tracker:  # fmt: skip
-    """Start an MLflow run of a study on a set; `of` are tags and parameters, both."""
+    """Start an MLflow run on a set; `of` are tags and parameters, both."""
     of = {**of, "dataset": data.name}
     tags = {**{key: str(settings[key]) for key in ("scorer", "loss") if key in settings}, **of}
     version = {"mlflow.source.name": "rank-xmodal", "mlflow.source.git.commit": code_version()}

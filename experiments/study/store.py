@@ -17,10 +17,24 @@ from rank_xmodal.files import read_json, read_parquet, replacing, sha256, write_
 from rank_xmodal.scorers import class_of
 
 ROOT = Path(experiments.__file__).parents[1]
-# The files, below the root, that decide what a trial gives.
-CODE = ("rank_xmodal/**/*.py", "data_prep/mining/*.py", "experiments/results/result.py") + tuple(
-    f"experiments/{name}.py" for name in ("run/lists", "run/procedure", "study/trial")
-)
+# What decides the figures of a trial, below the root.
+_OURS = ("results/result.py", "run/lists.py", "run/procedure.py", "study/trial.py")
+CODE = ("rank_xmodal/**/*.py", "data_prep/mining/*.py", *(f"experiments/{file}" for file in _OURS))
+
+
+def keep(folder: Path, trial: Trial, fingerprint: str, make: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, bool]:
+    """Return the trial's frame, kept in `folder` by the same code, or made and kept now; and whether it was made."""
+    known = identity(trial, fingerprint)
+    path = folder / f"{trial.direction}-{sha256(repr(known).encode())[:16]}.parquet"
+    facts, known["code"] = path.with_suffix(".json"), code_digest(trial)
+    if path.is_file() and facts.is_file() and read_json(facts) == known:
+        return read_parquet(path).to_pandas(), False
+    frame = make()
+    facts.unlink(missing_ok=True)  # stopped between the two writes, the old facts would vouch for the new frame
+    with replacing(path) as part:
+        frame.to_parquet(part, index=False)
+    write_json(facts, known)
+    return frame, True
 
 
 def identity(trial: Trial, fingerprint: str) -> dict[str, Any]:
@@ -35,8 +49,8 @@ def code_digest(trial: Trial) -> str:
 
     Not the commit: uncommitted changes have none, and a commit to the README changes no figure.
     """
-    own = {Path(inspect.getfile(class_of(trial.settings[key]))) for key in ("scorer", "on")}
-    return _digest(frozenset(own | {path for pattern in CODE for path in ROOT.glob(pattern)}))
+    scorers = {Path(inspect.getfile(class_of(trial.settings[key]))) for key in ("scorer", "on")}
+    return _digest(frozenset(scorers.union(*(ROOT.glob(pattern) for pattern in CODE))))
 
 
 @functools.cache  # as it is when first asked: what runs was imported then
@@ -44,29 +58,11 @@ def _digest(files: frozenset[Path]) -> str:
     return sha256(*(meaning(path.read_text(encoding="utf-8")).encode() for path in sorted(files)))[:16]
 
 
+class _WithoutTexts(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
+
+
 def meaning(code: str) -> str:
     """Return a module's syntax tree without docstrings, and so without comments and formatting."""
-    tree = ast.parse(code)
-    for node in ast.walk(tree):
-        if isinstance(getattr(node, "body", None), list):
-            node.body = [line for line in node.body if not _is_text(line)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
-
-
-def _is_text(line: ast.AST) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
-
-
-def keep(folder: Path, trial: Trial, fingerprint: str, make: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, bool]:
-    """Return the trial's frame, kept in `folder` by the same code or else made and kept now, and whether it was made."""
-    known = identity(trial, fingerprint)
-    path = folder / f"{trial.direction}-{sha256(repr(known).encode())[:16]}.parquet"
-    facts, known = path.with_suffix(".json"), {**known, "code": code_digest(trial)}
-    if path.is_file() and facts.is_file() and read_json(facts) == known:
-        return read_parquet(path).to_pandas(), False
-    frame = make()
-    facts.unlink(missing_ok=True)  # stopped between the two writes, the old facts would vouch for the new frame
-    with replacing(path) as part:
-        frame.to_parquet(part, index=False)
-    write_json(facts, known)
-    return frame, True
+    return ast.dump(_WithoutTexts().visit(ast.parse(code)))

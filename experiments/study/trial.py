@@ -39,25 +39,23 @@ class Part:
         return self.repeat * max(self.folds, 1) + self.fold
 
     def of(self, data: EmbeddingSet) -> EmbeddingSet:
-        """Return the part of a set."""
-        return fold_of(data, self.fold, self.folds, self.repeat) if self.folds else data
+        """Return the set, or with one fold of its images, and their captions, as test and the rest as train.
 
-
-def fold_of(data: EmbeddingSet, fold: int, folds: int, permutation: int) -> EmbeddingSet:
-    """Return the set with one fold of its images, and their captions, as test and the rest as train.
-
-    Every image is in test once a permutation, but those that the division leaves over, which are always train. Splits
-    that the set itself has don't count; there is no validation split.
-    """
-    order = np.random.default_rng(permutation).permutation(len(data.images))
-    size = len(order) // folds
-    images = np.full(len(order), "train", dtype=object)
-    images[order[fold * size : (fold + 1) * size]] = "test"
-    texts = np.full(len(data.texts), "train", dtype=object)
-    texts[data.relevance["text"]] = images[data.relevance["image"]]
-    meta = {**data.meta, "fingerprint": f"{data.fingerprint} fold {fold} of {folds}, permutation {permutation}"}
-    cut = {"images": data.images.assign(split=images), "texts": data.texts.assign(split=texts)}
-    return replace(data, **cut, meta=meta, root=None)
+        Every image is in test once a permutation, but those that the division leaves over, which are always train.
+        Splits that the set itself has don't count then; there is no validation split.
+        """
+        if not self.folds:
+            return data
+        order = np.random.default_rng(self.repeat).permutation(len(data.images))
+        size = len(order) // self.folds
+        images = np.full(len(order), "train", dtype=object)
+        images[order[self.fold * size : (self.fold + 1) * size]] = "test"
+        texts = np.full(len(data.texts), "train", dtype=object)
+        texts[data.relevance["text"]] = images[data.relevance["image"]]
+        which = f"{data.fingerprint} fold {self.fold} of {self.folds}, permutation {self.repeat}"
+        meta, tables = {**data.meta, "fingerprint": which}, (data.images, data.texts)
+        of_images, of_texts = (table.assign(split=split) for table, split in zip(tables, (images, texts), strict=True))
+        return replace(data, images=of_images, texts=of_texts, meta=meta, root=None)
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,9 @@ class Desk:
 
     def request(self, direction: Direction, settings: ScorerSettings) -> tuple[str, ...]:
         """Return what lists a fit asks for; trials in the order of these mine nothing twice."""
-        trained = isinstance(settings, ListTrainedSettings)
-        return (direction, *(map(str, request(self.data, direction, settings).values()) if trained else ()))
+        if not isinstance(settings, ListTrainedSettings):
+            return (direction,)
+        return (direction, *map(str, request(self.data, direction, settings).values()))
 
     def mine(self, data: EmbeddingSet, direction: Direction, settings: ListTrainedSettings) -> CandidateLists:
         """Return training lists of the part, or of what a fit made of it."""
@@ -109,13 +108,7 @@ class Desk:
 
 
 def run(trial: Trial, desk: Desk | None = None) -> pd.DataFrame:
-    """Fit, judge, and return a line for each protocol and query.
-
-    Parameters
-    ----------
-    trial : Trial
-    desk : Desk or None
-        Of the trial's part, where others have run on it before.
+    """Fit, judge, and return a line for each protocol and query; `desk` is where others have run on the same part.
 
     Returns
     -------
@@ -132,6 +125,6 @@ def run(trial: Trial, desk: Desk | None = None) -> pd.DataFrame:
     for protocol in trial.protocols:
         gallery = desk.gallery(direction, trial.split, protocol)
         table = Result.of(fitted.stack, data, gallery, pick_device(settings.device)).table()
-        hit = (gallery.lists.labels > 0).any(axis=1)
+        hit = np.asarray((gallery.lists.labels > 0).any(axis=1))
         frames.append(table.assign(protocol=protocol, hit=hit, gallery=gallery.size, best_epoch=epoch))
     return pd.concat(frames, ignore_index=True)

@@ -1,12 +1,11 @@
 """The paired randomisation test against counts that anyone can redo."""
 
 import itertools
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from rank_xmodal.evaluation.significance import holm, paired_p
+from rank_xmodal.evaluation.significance import holm, paired_p, standard_error
 
 
 def test_few_differences_give_the_exact_share_of_sign_patterns():
@@ -89,3 +88,48 @@ def test_holm_keeps_the_order_and_never_lowers():
     assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
     with pytest.raises(ValueError, match="from 0 to 1"):
         holm(np.array([0.1, np.nan]))
+
+
+def test_flipping_groups_equals_going_through_all_their_signs():
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        groups = rng.integers(0, 6, 14)
+        values, against = (rng.integers(0, 2, 14).astype(float) for _ in range(2))
+        sums = np.array([(values - against)[groups == g].sum() for g in range(6)])
+        observed = abs(sums.sum())
+        patterns = np.array(list(product([-1, 1], repeat=6))) @ sums
+        assert paired_p(values, against, groups) == pytest.approx(
+            (np.abs(patterns) >= observed - 1e-9).mean(), abs=1e-9
+        )
+
+
+def test_captions_of_an_image_are_no_independent_witnesses():
+    """Each image is hard or easy for a ranking, all five captions of it alike: the test that minds keeps its level."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(200), 5)
+    naive, right = [], []
+    for _ in range(400):
+        shares = rng.uniform(0.1, 0.9, size=(2, 200))
+        values, against = (rng.random(1000) < share[groups] for share in shares)
+        naive.append(paired_p(values.astype(float), against.astype(float)) < 0.05)
+        right.append(paired_p(values.astype(float), against.astype(float), groups) < 0.05)
+    assert np.mean(naive) > 0.08
+    assert np.mean(right) < 0.08
+
+
+def test_groups_of_one_change_nothing():
+    rng = np.random.default_rng(1)
+    values, against = rng.random(30), rng.random(30)
+    assert paired_p(values, against, np.arange(30)) == paired_p(values, against)
+    with pytest.raises(ValueError, match="must be one for each"):
+        paired_p(values, against, np.arange(29))
+
+
+def test_the_standard_error_of_grouped_differences():
+    rng = np.random.default_rng(2)
+    plain = rng.normal(size=500)
+    assert standard_error(plain) == pytest.approx(plain.std(ddof=1) / np.sqrt(500))
+    groups = np.repeat(np.arange(100), 5)
+    # Five copies are one witness: as if there were a fifth of the queries.
+    assert standard_error(plain[:100][groups], groups) == pytest.approx(plain[:100].std(ddof=1) / 10)
+    assert standard_error(plain[:5], np.zeros(5)) == 0
