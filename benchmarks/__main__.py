@@ -55,12 +55,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
+
+
 def table(results: dict[str, Any]) -> str:
     """Return the results as a page."""
     facts = results["machine"]
     lines = [
-        "# Benchmarks",
-        "",
         "`make bench` measures this table anew: both sides on the same data and the same number of threads,",
         "alternating; medians, and the ratio's smallest and largest value over the repeats. A ratio is how many times",
         "as fast, or as small, as the peer. The limit is the least time that the floating-point operations take at the",
@@ -99,6 +100,14 @@ def table(results: dict[str, Any]) -> str:
             )
         lines += ["", "A list's time grows faster than its length: everything in it attends to everything."]
     return "\n".join(lines) + "\n"
+
+
+def write_page(path: Path, measured: str) -> None:
+    """Put what was measured between its two marks; what people wrote around them stays."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    with replacing(path) as part:
+        part.write_text(f"{before}{BEGIN}\n\n{measured}\n{END}{after}", encoding="utf-8")
 
 
 def _lines(results: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -144,8 +153,7 @@ def main() -> int:
             print(f"bench: {name}: {error}", file=sys.stderr)
             return 2
         write_json(path, results)
-        with replacing(FOLDER / "README.md") as part:
-            part.write_text(table(results), encoding="utf-8")
+        write_page(FOLDER / "README.md", table(results))
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     print(table(results))
     missed = [line for line in _lines(results, asked) if not line["met"]]

@@ -1,5 +1,6 @@
-"""The documents: their Python runs, their links lead somewhere, their commands exist, their numbers of versions agree."""
+"""The documents: their Python runs, their links lead somewhere, their commands exist, versions agree."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -104,10 +105,14 @@ def test_links_lead_somewhere(page):
 
 def code_of(text):
     """Return the code of a page, a line at a time: inline, fenced but for Python and YAML, and indented."""
-    blocks = re.sub(r"^```(?:python|yaml)\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines = [line.strip() for line in blocks.splitlines() if re.match(r" {4}", line)]
-    return [*lines, *(code for _, block in fenced(blocks, r"\w*") for code in block.splitlines()),
-            *re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", blocks, flags=re.DOTALL | re.MULTILINE))]  # fmt: skip
+    text = re.sub(r"^```(?:python|yaml)\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    indented = [line.strip() for line in prose.splitlines() if re.match(r" {4}", line)]
+    return [
+        *(line for _, block in fenced(text, r"\w*") for line in block.splitlines()),
+        *indented,
+        *re.findall(r"`([^`\n]+)`", prose),
+    ]
 
 
 def words(line):
@@ -118,12 +123,14 @@ def words(line):
 
 
 def calls(text):
-    """Yield the verb and the words behind it of every `rank-xmodal VERB ...`."""
+    """Yield the verb and the words behind it of every `rank-xmodal VERB ...`, and of `VERB --option ...` in code."""
     for line in code_of(text):
         found = words(line)
         for place, word in enumerate(found[:-1]):
             if word == "rank-xmodal" and not found[place + 1].startswith("-"):
                 yield found[place + 1], found[place + 2 :]
+        if found[:1] and found[0] in cli.commands and any(word.startswith("--") for word in found):
+            yield found[0], found[1:]
 
 
 def options_of(command):
@@ -144,7 +151,7 @@ def test_commands_exist(page):
             if word == "--set":
                 assert rest[place + 1].partition("=")[0] in SETTINGS, f"--set {rest[place + 1]}: no such setting"
         chosen = {option: parameter for parameter in command.params for option in parameter.opts}
-        for option, value in zip(rest, rest[1:], strict=False):
+        for option, value in itertools.pairwise(rest):
             if option in chosen and isinstance(chosen[option].type, click.Choice):
                 assert value in chosen[option].type.choices, f"rank-xmodal {verb} {option} {value}: no such choice"
 
@@ -173,6 +180,13 @@ def test_targets_of_make_exist(page):
         for word in found[1:]:
             name, equals, _ = word.partition("=")
             assert name in (variables if equals else targets), f"{line}: make knows no {name}"
+
+
+@pytest.mark.parametrize("page", named(TODAY))
+def test_modules_that_are_run_exist(page):
+    for module in re.findall(r"python -m ([a-z_.]+)", page.read_text(encoding="utf-8")):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"python -m {module}"
 
 
 def test_the_citation_is_of_this_version():

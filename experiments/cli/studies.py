@@ -15,7 +15,7 @@ from rank_xmodal.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from experiments.study.plan import Plan
-    from experiments.study.table import Outcome, Table
+    from experiments.study.table import Table
 
 _data = click.option("--data", type=PATH, required=True, help="An embedding set.")
 _set = click.option(
@@ -38,21 +38,21 @@ def _show(table: Table, style: str = "terminal") -> None:
         options.console().print(shown)
 
 
-def _draw(table: Table, outcomes: Sequence[Outcome], folder: Path | None) -> None:
+def _draw(table: Table, folder: Path | None) -> None:
     """Draw a table's pictures, of several protocols one each."""
     from experiments.report.plots import plot_recall, plot_shifts
     from experiments.study.table import shifts_of
 
-    protocols = list(dict.fromkeys(protocol for protocol, _ in table.captions)) if folder else []
+    protocols = list(dict.fromkeys(protocol for protocol, _ in table.blocks)) if folder else []
     for protocol in protocols:
-        assert folder is not None
+        blocks = {str(way): lines for (of, way), lines in table.blocks.items() if of == protocol}
+        ceilings = {way: 100 * lines[0].outcomes[0].report["ceiling"] for way, lines in blocks.items()}
         suffix = f"-{protocol}" if len(protocols) > 1 else ""
-        made = [folder / f"recall{suffix}.png"]
-        ceilings = {way: ceiling for (of, way), ceiling in table.ceilings.items() if of == protocol}
+        made = [Path(folder or "") / f"recall{suffix}.png"]
         plot_recall(table.figures(protocol), ceilings, table.title, made[0])
-        shifts = shifts_of(outcomes, protocol)
+        shifts = {way: found for way, lines in blocks.items() if (found := shifts_of(lines))}
         if shifts:
-            made.append(folder / f"rank_shifts{suffix}.png")
+            made.append(made[0].with_name(f"rank_shifts{suffix}.png"))
             plot_shifts(shifts, table.title, made[1])
         else:
             say("No run has its queries' figures (test.parquet): rank_shifts.png is left out.")
@@ -84,9 +84,9 @@ def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path, style:
     if bool(runs) == bool(experiment):
         raise UserError("compare: name runs' folders, or an --experiment.")
     found = from_experiment(mlruns, experiment, say) if experiment else from_folders(list(runs))
-    table, outcomes = as_table(found, experiment or "runs")
+    table = as_table(found, experiment or "runs")
     _show(table, style)
-    _draw(table, outcomes, plots)
+    _draw(table, plots)
 
 
 @click.command()
@@ -123,9 +123,9 @@ def _study(
     data = EmbeddingSet.open(folder)
     directions = [check_direction(way) for way in (options.DIRECTIONS if direction == "both" else [direction])]
     out = out or Path("runs") / f"{plan.name}-{data.name}"
-    table, outcomes = engine.study(plan, data, directions, out, tracking=mlruns, say=say)
+    table = engine.study(plan, data, directions, out, tracking=mlruns, say=say)
     _show(table, style)
-    _draw(table, outcomes, plots)
+    _draw(table, plots)
     say(f"wrote {out / 'table.csv'} and {out / 'table.md'}")
     return out
 
@@ -187,15 +187,17 @@ def paper(
             row = replace(row, settings=row.settings.model_copy(update=update))
         trained[name] = row
     note = f"{epochs} epochs on lists, ours {ours}."
-    update = {"seeds": seeds or (5 if full else 1), "trained": trained, "note": note}
-    _study(plan.model_copy(update=update), data, "both", out, mlruns, style, plots)
+    counts = {"seeds": seeds or (5 if full else 1)}
+    _study(
+        plan.model_copy(update={**counts, "trained": trained, "note": note}), data, "both", out, mlruns, style, plots
+    )
 
 
 @click.command()
 @click.option("--config", type=PATH, help="By default the demo's own, demo.yaml of the plans.")
 @options.tracking
 def demo(config: Path | None, mlruns: Path) -> None:
-    """The whole road on the corpus scenes: draw, embed, mine, train four losses in both directions, compare."""
+    """Go the whole road on the corpus scenes: draw, embed, mine, train four losses in both directions, compare."""
     from experiments.study.demo import run
 
     _show(run(config, mlruns, say))

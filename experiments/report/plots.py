@@ -89,12 +89,7 @@ def _bars(axis: Any, report: dict[str, Any]) -> None:
 
 
 def plot_reliability(calibration: dict[str, Any], title: str, out: Path) -> None:
-    """Draw predicted against true shares of relevant pairs, and how many pairs each point stands for.
-
-    Parameters
-    ----------
-    calibration : as `rank_xmodal.evaluation.calibration.reliability` returns it
-    """
+    """Draw predicted against true shares of relevant pairs, as `calibration.reliability` gives them."""
     with _drawn(out, 4.6, 4.6) as figure:
         axis = figure.subplots()
         axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
@@ -114,10 +109,10 @@ def plot_comparison(figures: Figures, title: str, out: Path) -> None:
         for axis, (direction, rows) in zip(
             figure.subplots(1, len(figures), squeeze=False)[0], figures.items(), strict=True
         ):
-            means, errors = (np.array(values) for values in zip(*(row["R@1"] for row in rows.values()), strict=True))
+            means, errors = np.array([row["R@1"] for row in rows.values()]).T
             colours = [_COLOURS.get(label, _TRAINED) for label in rows]
-            errors = None if np.isnan(errors).all() else np.nan_to_num(errors)
-            bars = axis.barh([_plain(label) for label in rows], means, xerr=errors, color=colours)
+            shown = None if np.isnan(errors).all() else np.nan_to_num(errors)
+            bars = axis.barh([_plain(label) for label in rows], means, xerr=shown, color=colours)
             axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
             axis.axvline(means[0], color="0.4", lw=0.8, ls=":")
             axis.invert_yaxis()
@@ -146,8 +141,8 @@ def plot_recall(figures: Figures, ceilings: Mapping[str, float], title: str, out
 
 def _points(axis: Any, rows: Mapping[str, tuple[float, float]], ceiling: float) -> None:
     for place, (label, (value, error)) in enumerate(rows.items()):
-        error = None if np.isnan(error) else error
-        axis.errorbar(value, place, xerr=error, fmt="o", ms=5, capsize=3, color=_COLOURS.get(label, _TRAINED))
+        shown = None if np.isnan(error) else error
+        axis.errorbar(value, place, xerr=shown, fmt="o", ms=5, capsize=3, color=_COLOURS.get(label, _TRAINED))
         axis.annotate(
             f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7,
             bbox={"facecolor": "w", "edgecolor": "none", "pad": 0.5},
@@ -157,8 +152,7 @@ def _points(axis: Any, rows: Mapping[str, tuple[float, float]], ceiling: float) 
     axis.set_yticks(range(len(rows)), [_plain(label) for label in rows])
     axis.set_ylim(len(rows) - 0.4, -0.8)
     axis.margins(x=0.08)
-    # Where everything is near 100, a hundredth of a point must not look like a difference; nor is there any share above
-    # 100.
+    # Near 100 a hundredth of a point must not look like a difference; nor is there any share above 100.
     low, high = axis.get_xlim()
     wider = max(0.0, _NARROWEST - (high - low)) / 2
     beyond = max(0.0, high + wider - 101)

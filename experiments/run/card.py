@@ -29,8 +29,8 @@ def card(
         f"# {run_name(settings, direction)} on {data.name}",
         "",
         f"{scorer.label} ({scorer.paper}). Reorders the top candidates of a first stage, {HEADINGS[direction]}. "
-        f"Fitted on frozen embeddings of {data.meta.get('encoder', 'an unknown encoder')} "
-        f"({data.meta.get('pretrained', 'unknown weights')}); embeddings of another model won't do.",
+        f"Fitted on frozen embeddings of {data.meta.get('encoder') or 'an unknown encoder'} "
+        f"({data.meta.get('pretrained') or 'unknown weights'}); embeddings of another model won't do.",
         "",
     ]
     if report:

@@ -1,4 +1,4 @@
-"""Finished runs side by side: CLIP and CSLS first, then each scorer; of several seeds the mean and standard deviation."""
+"""Finished runs side by side: CLIP and CSLS first, then each scorer; of several seeds their mean."""
 
 from __future__ import annotations
 
@@ -19,21 +19,12 @@ from rank_xmodal.retrieval.gallery import CLIP
 from rank_xmodal.scorers import parse
 from rank_xmodal.scorers.folder import read_facts
 
-# What a report says of its first stage, and what it is called when two differ.
-_STAGE = {
-    "split": "split",
-    "first_stage": "first stage",
-    "candidates": "depth of CLIP's list",
-    "gallery": "gallery",
-    "queries": "number of queries",
-}
+_STAGE = ("split", "first_stage", "candidates", "gallery", "queries")
+_CALLED = {"candidates": "depth of CLIP's list", "queries": "number of queries", "first_stage": "first stage"}
 
 
 def from_folders(folders: list[Path]) -> list[Outcome]:
     """Read the test reports of runs' folders; a UserError names one that holds no finished run."""
-    for folder in folders:
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: holds no finished run (no config.json). Train it first.")
     return [_read(folder, str(folder)) for folder in folders]
 
 
@@ -62,6 +53,8 @@ def from_experiment(tracking: Path, experiment: str, say: Callable[[str], None] 
 
 def _read(folder: Path, name: str) -> Outcome:
     """Read a run, whether in its own folder or among its artifacts in MLflow."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: holds no finished run (no config.json). Train it first.")
     facts, file = read_facts(folder), folder / "test.parquet"
     try:
         if not facts["test"]:
@@ -96,9 +89,9 @@ def _differently(one: Outcome, other: Outcome) -> Iterator[str]:
         yield f"on different data (fingerprints {one.on[:12]} and {other.on[:12]})"
     if one.direction != other.direction:
         return
-    for key, what in _STAGE.items():
+    for key in _STAGE:
         if one.report[key] != other.report[key]:
-            yield f"with a different {what}, {one.report[key]} and {other.report[key]}"
+            yield f"with a different {_CALLED.get(key, key)}, {one.report[key]} and {other.report[key]}"
     if not one.agrees(other, CLIP):
         values = (f"{run.report[CLIP][TESTED]:.6f}" for run in (one, other))
         yield f"by different versions, with different figures of CLIP ({TESTED} {' and '.join(values)})"
@@ -110,8 +103,8 @@ def _differently(one: Outcome, other: Outcome) -> Iterator[str]:
         yield f"on different queries ({len(one.queries):,} and {len(other.queries):,})"
 
 
-def as_table(runs: list[Outcome], title: str) -> tuple[Table, list[Outcome]]:
-    """Return the runs' table, and what it is made from: a row for whatever differs in more than the seed.
+def as_table(runs: list[Outcome], title: str) -> Table:
+    """Return the runs' table, a row for whatever differs in more than the seed.
 
     Raises
     ------
@@ -119,23 +112,22 @@ def as_table(runs: list[Outcome], title: str) -> tuple[Table, list[Outcome]]:
         If two runs were evaluated in different ways, or a training is named twice. It names both.
     """
     for one, other in ((one, other) for place, other in enumerate(runs) for one in runs[:place]):
+        both = f"{one.name} and {other.name}"
         for how in _differently(one, other):
             raise UserError(
-                f"{one.name} and {other.name} were evaluated {how}; their figures can't be compared. Leave one out, or "
-                "train it again."
+                f"{both} were evaluated {how}; their figures can't be compared. Leave one out, or train it again."
             )
         if _same_training(one, other):
             raise UserError(
-                f"{one.name} and {other.name} are the same training with the same seed; counted twice they would narrow "
-                "the spread. Leave one out."
+                f"{both} are the same training with the same seed; counted twice they would narrow the spread. Leave "
+                "one out."
             )
     named = []
     for run in sorted(runs, key=lambda run: int(run.settings["seed"])):
         peers = [other for other in runs if other.row == run.row]
         apart = dict.fromkeys(key for other in peers for key in _apart(run, other, "seed", "device"))
         # Whole values: two that are cut to the same text would be averaged as if they were seeds.
-        named.append(
-            replace(run, row=f"{run.row} {', '.join(f'{key}={run.settings.get(key)}' for key in apart)}".strip())
-        )
+        suffix = ", ".join(f"{key}={run.settings.get(key)}" for key in apart)
+        named.append(replace(run, row=f"{run.row} {suffix}".strip()))
     named.sort(key=lambda run: run.row)
-    return tabulate(named, Table(title, against=UNTRAINED, gains=False)), named
+    return tabulate(named, Table(title, against=UNTRAINED, gains=False))

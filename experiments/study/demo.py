@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from data_prep.datasets import load
 from data_prep.embed import embed
@@ -15,24 +14,13 @@ from experiments.results.names import run_name
 from experiments.run.terminal import step_bar
 from experiments.run.train import run_training
 from experiments.study.compare import as_table, from_folders
-from experiments.study.plan import FOLDER, Strict, read_as
+from experiments.study.plan import FOLDER
 from experiments.study.table import Table
 from rank_xmodal import scorers
-from rank_xmodal.data.embedding_set import Direction
+from rank_xmodal.errors import UserError
+from rank_xmodal.files import read_yaml
 
-
-class Demo(Strict):
-    """Which corpus and encoder, which trainings; where pictures, embeddings and runs go."""
-
-    dataset: str
-    root: Path
-    model: str
-    pretrained: str
-    data: Path
-    runs: Path
-    losses: list[str]
-    directions: list[Direction]
-    settings: dict[str, Any] | None
+_KEYS = ("dataset", "root", "model", "pretrained", "data", "runs", "losses", "directions", "settings")
 
 
 def run(config: Path | None, tracking: Path, say: Callable[[str], None] = print) -> Table:
@@ -40,21 +28,23 @@ def run(config: Path | None, tracking: Path, say: Callable[[str], None] = print)
 
     What an earlier call finished is kept; what it left unfinished goes on.
     """
-    path = config or FOLDER / "demo.yaml"
-    plan, started = read_as(Demo, path), time.monotonic()
-    corpus = load(plan.dataset, plan.root, say=say)
-    data, folders = embed(corpus, load_encoder(plan.model, plan.pretrained, say=say), plan.data, say=say), []
-    for direction in plan.directions:
-        for loss in plan.losses:
-            settings = scorers.parse({**(plan.settings or {}), "loss": loss}, str(path))
-            out = plan.runs / run_name(settings, direction)
+    path, started = config or FOLDER / "demo.yaml", time.monotonic()
+    plan, folders = read_yaml(path), []
+    if odd := ", ".join(sorted({*_KEYS} ^ {*plan})):
+        raise UserError(f"{path}: must have exactly the keys {', '.join(_KEYS)}; see {odd}.")
+    corpus = load(plan["dataset"], Path(plan["root"]), say=say)
+    data = embed(corpus, load_encoder(plan["model"], plan["pretrained"], say=say), Path(plan["data"]), say=say)
+    for direction in plan["directions"]:
+        for loss in plan["losses"]:
+            settings = scorers.parse({**(plan["settings"] or {}), "loss": loss}, str(path))
+            out = Path(plan["runs"]) / run_name(settings, direction)
             with step_bar(say) as (tell, on_step):
                 run_training(
                     data, direction, settings, out, tracking=tracking, overwrite=True, say=tell, on_step=on_step
                 )
             folders.append(out)
-    table, _ = as_table(from_folders(folders), data.name)
-    picture = plan.runs / "comparison.png"
-    plot_comparison(table.figures("gallery"), f"{data.name}, test", picture)
+    table = as_table(from_folders(folders), data.name)
+    picture = Path(plan["runs"]) / "comparison.png"
+    plot_comparison(table.figures(), f"{data.name}, test", picture)
     say(f"demo: {time.monotonic() - started:.0f} s. Picture: {picture}. Side by side in MLflow: make ui")
     return table

@@ -21,12 +21,13 @@ from experiments.study.table import TESTED, Outcome, Table, tabulate
 from experiments.study.trial import Desk, Part, Trial
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.evaluation.judging import SHOWN
+from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
 from rank_xmodal.files import replacing
 from rank_xmodal.retrieval.gallery import DEPTH, has_split
 from rank_xmodal.training.loop import SELECTED_BY
 
 Say = Callable[[str], None]
+Done = Callable[[Outcome, bool], None]
 Job = tuple[Trial, list[tuple[str, str]]]
 
 
@@ -59,10 +60,13 @@ def jobs_of(plan: Plan, desk: Desk, part: Part, directions: Sequence[Direction])
     return [job for same in found.values() for job in same.values()]
 
 
-def run(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, say: Say) -> list[Outcome]:
+def run(
+    plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, say: Say, done: Done | None = None
+) -> list[Outcome]:
     """Return an outcome for each row, direction, protocol and repeat; what `out` keeps is not made again.
 
-    One part is worked on at a time: only its lists are in memory.
+    One part is worked on at a time: only its lists are in memory. `done` is told of each outcome, and whether its last
+    trial was made now.
     """
     outcomes: list[Outcome] = []
     frames: dict[tuple[str, Direction, str], list[pd.DataFrame]] = defaultdict(list)
@@ -75,14 +79,16 @@ def run(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Pa
                 frame, made = store.keep(out / "trials", one, desk.data.fingerprint, make)
             except UserError as error:
                 raise UserError(f"the {'point' if plan.grid else 'row'} {names}: {error}") from error
+            value = f"{plan.split} {SELECTED_BY} {100 * frame[f'{RANKER}/{SELECTED_BY}'].mean():.2f}"
+            said = f"{one.direction}: {place} of {len(jobs) * len(parts)}, {names}: {value}"
+            say(said if made else f"{said} (kept)")
             for name, protocol in rows:
-                frames[name, one.direction, protocol].append(frame[frame["protocol"] == protocol])
-            value = f"{plan.split} {SELECTED_BY} {100 * frame[f'ranker/{SELECTED_BY}'].mean():.2f}"
-            kept = "" if made else " (kept)"
-            say(f"{one.direction}: {place} of {len(jobs) * len(parts)}, {names}: {value}{kept}")
-        if part.fold + 1 >= part.folds:  # the repeat is whole
-            outcomes += [_outcome(plan, part, *of, pd.concat(own)) for of, own in frames.items()]
-            frames.clear()
+                of = (name, one.direction, protocol)
+                frames[of].append(frame[frame["protocol"] == protocol])
+                if part.fold + 1 >= part.folds:  # the repeat is whole
+                    outcomes.append(_outcome(plan, part, *of, pd.concat(frames.pop(of))))
+                    if done:
+                        done(outcomes[-1], made)
     return sorted(outcomes, key=lambda one: [*plan.trained].index(one.row))
 
 
@@ -100,43 +106,51 @@ def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: s
         "best_epoch": float(frame["best_epoch"].mean()),
     }
     on = f"permutation {part.repeat}" if part.folds else ""
-    return Outcome(row, direction, protocol, report, frame, plan.trained[row].settings.model_dump(mode="json"), on)
+    queries = frame[[str(name) for name in frame if str(name).endswith(("query", TESTED, SELECTED_BY, MEAN_RANK))]]
+    return Outcome(row, direction, protocol, report, queries, plan.trained[row].settings.model_dump(mode="json"), on)
 
 
 def study(
     plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, *, tracking: Path | None, say: Say
-) -> tuple[Table, list[Outcome]]:
-    """Run a plan; return its table, in `out` as CSV and Markdown and each line in MLflow, and what it is made from."""
-    outcomes, name = run(plan, data, directions, out, say), f"{plan.name} {data.name}"
+) -> Table:
+    """Run a plan and return its table, in `out` as CSV and Markdown, each line a run in MLflow."""
+    name = f"{plan.name} {data.name}"
     how = f"{plan.seeds} seed{'s' * (plan.seeds > 1)}, {'validation' if plan.judge == 'val' else 'test'} split"
     if plan.folds:
         how = f"{plan.folds} folds of {plan.permutations} permutations"
     note = f"{plan.note} Published: {plan.beside.note}".strip() if plan.published else plan.note
-    table = Table(f"{name}, {how}", SHOWN[:4], plan.against or (), published=plan.beside.rows, note=note)
-    tabulate(outcomes, table)
+    empty = Table(f"{name}, {how}", SHOWN[:4], plan.against or (), note=note)
+    table = tabulate(run(plan, data, directions, out, say), empty, plan.beside.rows)
     for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
         with replacing(out / file) as part:
             part.write_text(text, encoding="utf-8")
     for line in table.lines:
-        of = {"row": line.row, "protocol": line.protocol, "direction": line.direction}
-        figures = {metric_key(metric): figure.mean for metric, figure in line.figures.items()}
-        figures["R1_std"] = line.figures[TESTED].sd
+        protocol, direction = line.of
+        label = [line.row, *([protocol] if len(plan.protocols) > 1 else []), direction]
+        settings = plan.trained[line.row].settings.model_dump(mode="json") if line.row in plan.trained else {}
+        of = {"row": line.row, "protocol": protocol, "direction": direction, "dataset": data.name}
+        figures = {metric_key(metric): line.figure(metric).mean for metric in SHOWN}
+        figures["R1_std"] = line.figure(TESTED).sd
         for other, against in line.against.items():
             safe = re.sub(r"[^\w. -]+", "-", other)  # what MLflow allows
             figures |= {f"R1_gain_over_{safe}": against.gain, f"p_{safe}": against.holm}
-        several = len(plan.protocols) > 1
-        label = ", ".join(value for key, value in of.items() if several or key != "protocol")
-        log_run(Tracker(tracking, say), name, label, line.settings, of, data, figures)
-    return table, outcomes
+        log_run(tracking, say, name, ", ".join(label), settings, of, data, figures)
+    return table
 
 
-def start_run(
-    tracker: Tracker, experiment: str, name: str, settings: dict[str, Any], of: dict[str, str], data: EmbeddingSet,
-    **more: str | None,
-) -> Tracker:  # fmt: skip
-    """Start an MLflow run on a set; `of` are tags and parameters, both."""
-    of = {**of, "dataset": data.name}
-    tags = {**{key: str(settings[key]) for key in ("scorer", "loss") if key in settings}, **of}
-    version = {"mlflow.source.name": "rank-xmodal", "mlflow.source.git.commit": code_version()}
-    tracker.start(experiment, name, {**settings, **of}, {**tags, **version}, (data.name, data.fingerprint), **more)
-    return tracker
+def log_run(
+    folder: Path | None, say: Say, experiment: str, name: str, settings: dict[str, Any], of: dict[str, str],
+    data: EmbeddingSet, figures: dict[str, float], parent: str | None = None,
+) -> None:  # fmt: skip
+    """Log an MLflow run of a study; `of` are tags and parameters, both, and a figure that is NaN is left out."""
+    tracker, dataset = Tracker(folder, say), (data.name, data.fingerprint)
+    told = {"scorer": str(settings.get("scorer")), "loss": str(settings.get("loss")), **of}
+    tracker.start(
+        experiment,
+        name,
+        {**settings, **of},
+        {**told, "mlflow.source.git.commit": code_version()},
+        dataset,
+        parent=parent,
+    )
+    tracker.finish({key: value for key, value in figures.items() if not math.isnan(value)})

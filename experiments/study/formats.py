@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import rich.table
 from rich.markup import escape
 
 from experiments.study.table import SUMMED, Against, Line, Table
-from rank_xmodal.evaluation.judging import MEAN_RANK
+from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
 
 # The double quote becomes two single ones: \textquotedbl needs another font encoding than LaTeX's own.
 _NAMES = r"\textbackslash{} \textasciitilde{} \textasciicircum{} \textless{} \textgreater{} \textbar{} '' $\pm$"
@@ -24,34 +24,37 @@ def _text(value: float, form: str = ".2f", error: float = math.nan) -> str:
 
 def _cells(table: Table, line: Line) -> dict[str, str]:
     """Return a line as people read it, by column."""
-    cells = {name: _text(line.figures[name].mean, error=line.figures[name].sd) for name in table.metrics}
+    cells = {"": line.row}
+    for name in table.metrics:
+        cells[name] = _text(line.figure(name).mean, error=line.figure(name).sd)
     cells["Rsum"] = _text(line.rsum, ".1f")
     for other in table.against:
-        one = line.against.get(other, Against(math.nan))
-        cells[f"- {other}"] = _text(one.gain, "+.2f", one.error) if table.gains else ""
+        one = line.against.get(other, Against())
+        tested = not math.isnan(one.holm)
+        cells[f"- {other}"] = _text(one.gain, "+.2f", math.nan if tested else one.error) if table.gains else ""
         cells[f"p {other}"] = "< 0.001" if one.holm < 0.001 else _text(one.holm, ".3f")
     cells[f"published {' / '.join(SUMMED)}"] = " / ".join(f"{x:.2f}" for x in line.published)
     return {**cells, **line.facts}
 
 
-def _blocks(table: Table) -> Iterator[tuple[str, str, list[str], list[dict[str, str]]]]:
-    """Yield for each protocol and direction heading, caption, columns and lines; what no line has is no column."""
+def _blocks(table: Table) -> Iterator[tuple[str, str, list[str], list[list[str]]]]:
+    """Yield heading, caption, columns and cells of each protocol and direction; what no line has is no column."""
     every = [_cells(table, line) for line in table.lines]
-    columns = [name for name in (every[0] if every else ()) if any(cells[name] for cells in every)]
-    for of, caption in table.captions.items():
-        lines = [{"": line.row, **_cells(table, line)} for line in table.block(*of)]
-        yield table.heading(*of), caption, ["", *columns], lines
+    columns = [name for name in every[0] if name == "" or any(cells[name] for cells in every)]
+    for of, lines in table.blocks.items():
+        cells = [_cells(table, line) for line in lines]
+        yield table.heading(*of), table.caption(*of), columns, [[own[name] for name in columns] for own in cells]
 
 
 def terminal(table: Table) -> Iterator[rich.table.Table]:
     """Yield a table for each protocol and direction."""
-    for heading, caption, columns, lines in _blocks(table):
+    for heading, caption, columns, rows in _blocks(table):
         # Rich would take [...] in a name for markup and swallow it.
         shown = rich.table.Table(title=escape(heading), caption=escape(caption))
         for column in columns:
             shown.add_column(escape(column), justify="right" if column else "left", no_wrap=bool(column))
-        for cells in lines:
-            shown.add_row(*(escape(cells[column]) for column in columns))
+        for row in rows:
+            shown.add_row(*map(escape, row))
         yield shown
 
 
@@ -59,12 +62,13 @@ def frame(table: Table) -> pd.DataFrame:
     """Return everything, unrounded: `R@1 sd` is the standard deviation, `± X` the gain's error, `p X` corrected."""
     rows = []
     for line in table.lines:
-        cells = {"direction": line.direction, "protocol": line.protocol, "row": line.row, "seeds": line.repeats}
-        for name, (value, sd) in line.figures.items():
-            cells |= {name: value, f"{name} sd": sd}
+        protocol, direction = line.of
+        cells = {"direction": direction, "protocol": protocol, "row": line.row, "seeds": len(line.outcomes)}
+        for name in SHOWN:
+            cells[name], cells[f"{name} sd"] = line.figure(name)
         cells["Rsum"] = line.rsum
         for other in table.against:
-            one = line.against.get(other, Against(math.nan))
+            one = line.against.get(other, Against())
             cells |= {f"- {other}": one.gain, f"± {other}": one.error, f"p {other}": one.holm, f"raw p {other}": one.p}
         cells |= {f"{name} published": value for name, value in zip(SUMMED, line.published, strict=False)}
         rows.append({**cells, **line.facts})
@@ -79,9 +83,9 @@ def csv(table: Table) -> str:
 def markdown(table: Table) -> str:
     """Return tables under their headings and above their captions."""
     parts = []
-    for heading, caption, columns, lines in _blocks(table):
+    for heading, caption, columns, rows in _blocks(table):
         page = [f"**{_markdown(heading)}**", "", f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
-        page += [f"| {' | '.join(_markdown(cells[column]) for column in columns)} |" for cells in lines]
+        page += [f"| {' | '.join(map(_markdown, row))} |" for row in rows]
         parts.append("\n".join([*page, "", _markdown(caption), ""]))
     return "\n".join(parts)
 
@@ -93,19 +97,27 @@ def _markdown(text: str) -> str:
 def latex(table: Table) -> str:
     """Return tables with the rules of the package booktabs, the best of each column in bold."""
     parts = []
-    for heading, caption, columns, lines in _blocks(table):
-        shown = pd.DataFrame([{_latex(c): _latex(cells[c]) for c in columns} for cells in lines])
-        for column in {*table.metrics, "Rsum"} & {*columns}:
-            # As read: what is equal in print is equally good.
-            values = [float(cells[column].split()[0] if cells[column] else "nan") for cells in lines]
-            best = min(values) if column == MEAN_RANK else max(values)
-            shown[column] = [rf"\textbf{{{t}}}" if v == best else t for t, v in zip(shown[column], values, strict=True)]
-        label = f"tab:{re.sub('[^a-z0-9]+', '-', heading.lower())}"
-        style, said = shown.style.hide(axis="index"), _latex(f"{heading}. {caption} Bold: the best of a column.")
-        align = "l" + "r" * (len(columns) - 1)
-        text = style.to_latex(hrules=True, caption=said, label=label, column_format=align, position_float="centering")
+    for heading, caption, columns, rows in _blocks(table):
+        best = [_best(column, column_of) for column, column_of in zip(columns, zip(*rows, strict=True), strict=True)]
+        marked = [
+            [rf"\textbf{{{_latex(text)}}}" if text in b else _latex(text) for text, b in zip(row, best, strict=True)]
+            for row in rows
+        ]
+        shown = pd.DataFrame(marked, columns=[_latex(column) for column in columns])
+        text = shown.style.hide(axis="index").to_latex(
+            hrules=True, position_float="centering", column_format="l" + "r" * (len(columns) - 1),
+            caption=_latex(f"{heading}. {caption} Bold: the best of a column."),
+            label=f"tab:{re.sub('[^a-z0-9]+', '-', heading.lower())}",
+        )  # fmt: skip
         parts.append(f"% Needs \\usepackage{{booktabs}}.\n{text}")
     return "\n".join(parts)
+
+
+def _best(column: str, texts: Sequence[str]) -> list[str]:
+    """Return the best texts of a column, as read: what is equal in print is equally good."""
+    values = {text: float(text.split()[0]) for text in texts if text} if column in (*SHOWN, "Rsum") else {}
+    best = (min if column == MEAN_RANK else max)(values.values(), default=None)
+    return [text for text, value in values.items() if value == best]
 
 
 def _latex(text: str) -> str:

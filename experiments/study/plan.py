@@ -44,6 +44,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
+class Published(Strict):
+    """Figures of others: R@1, R@5 and R@10 in %, and where they are from."""
+
+    rows: dict[str, dict[Direction, tuple[float, float, float]]] = {}
+    note: str = ""
+
+
 class PlanFile(Strict):
     """The keys of a plan's file.
 
@@ -64,19 +71,12 @@ class PlanFile(Strict):
     note: str = ""
 
 
-class Published(Strict):
-    """Figures of others: R@1, R@5 and R@10 in %, and where they are from."""
-
-    rows: dict[str, dict[Direction, tuple[float, float, float]]]
-    note: str = ""
-
-
 class Plan(PlanFile):
-    """A study before it is made; CLIP and CSLS come on top of what is `trained`."""
+    """A study before it is made; CLIP and CSLS come on top of what is `trained`, published figures stand `beside`."""
 
     name: str
     trained: dict[str, Row]
-    beside: Published = Published(rows={})
+    beside: Published
 
     @property
     def split(self) -> str:
@@ -112,30 +112,23 @@ def _twice(node: Any) -> Iterator[str]:
 
 
 def read(path: Path, assignments: list[str]) -> Plan:
-    """Read a plan.
+    """Read a plan; a UserError names the file and the place of whatever is wrong with it.
 
-    Parameters
-    ----------
-    path : Path
-    assignments : list of str
-        key=value for all rows; they go before the file's `settings`, a row's own go before them.
-
-    Raises
-    ------
-    UserError
-        Whatever is wrong with it; names the file and the place.
+    Assignments, key=value for all rows, go before the file's `settings`, and a row's own go before them.
     """
     file = read_as(PlanFile, path)
     if bool(file.rows) == bool(file.grid):
         raise UserError(f"{path}: must hold either rows (name: settings) or a grid (key: list of values).")
     assigned = {assignment.partition("=")[0].strip().split(".")[0] for assignment in assignments}
-    for key in file.grid:
-        for where, keys in (("settings", file.settings or {}), ("--set", assigned)):
-            if key in keys:
-                raise UserError(f"{path}: grid: {key}: stands in {where}, too. Keep it in one of them.")
     common = {key: value for key, value in (file.settings or {}).items() if key not in assigned}
+    for key in file.grid:
+        if key in assigned or key in common:
+            where = "--set" if key in assigned else "settings"
+            raise UserError(f"{path}: grid: {key}: stands in {where}, too. Keep it in one of them.")
+    points = (dict(zip(file.grid, values, strict=True)) for values in itertools.product(*file.grid.values()))
+    named = [(" ".join(f"{key}={value}" for key, value in point.items()), point) for point in points if point]
     trained: dict[str, Row] = {}
-    for name, own in file.rows.items() if file.rows else _points(file.grid):
+    for name, own in named or file.rows.items():
         where = f"{path}: {'the point' if file.grid else 'rows:'} {name}"
         if name in UNTRAINED:
             raise UserError(f"{path}: rows: {name!r} is always there, untrained. Give the row another name.")
@@ -147,19 +140,11 @@ def read(path: Path, assignments: list[str]) -> Plan:
         if name not in (known := [*UNTRAINED, *trained]):
             hint = did_you_mean(name, known)
             raise UserError(f"{path}: against: {name!r} is no row.{hint} Rows are {', '.join(known)}.")
-    plan = Plan(**dict(file), name=path.stem, trained=trained)
+    beside = Published()
     if file.published:
-        named = path.parent / file.published
-        ours = FOLDER / "published" / f"{file.published}.yaml"
-        plan = plan.model_copy(update={"beside": read_as(Published, named if named.is_file() else ours)})
-    return plan
-
-
-def _points(grid: dict[str, list[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each combination, the last key changing fastest: "d_model=64 heads=4"."""
-    for chosen in itertools.product(*grid.values()):
-        point = dict(zip(grid, chosen, strict=True))
-        yield " ".join(f"{key}={value}" for key, value in point.items()), point
+        own_file, ours = path.parent / file.published, FOLDER / "published" / f"{file.published}.yaml"
+        beside = read_as(Published, own_file if own_file.is_file() else ours)
+    return Plan(**dict(file), name=path.stem, trained=trained, beside=beside)
 
 
 def _row(where: str, values: dict[str, Any], assignments: list[str]) -> Row:

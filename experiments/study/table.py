@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ SUMMED = ("R@1", "R@5", "R@10")
 class Outcome:
     """A scorer fitted and judged beside what needs no training: a run, or one repeat of a study's row.
 
-    `report` is as `judging.judge` returns it. `queries` holds query, and R@1 and MeanRank of each row of the report:
+    `report` is as `judging.judge` returns it; `queries` holds query, and R@1 and MeanRank of each row of the report:
     "ranker/R@1". `on` says which queries these are: of outcomes on the same, CLIP and CSLS count once for each query
     bank. `name` is what errors call it.
     """
@@ -52,11 +52,10 @@ class Figure(NamedTuple):
     sd: float
 
 
-@dataclass
-class Against:
-    """By how much a line is better than another; the gain's standard error, or its p-value, raw and corrected."""
+class Against(NamedTuple):
+    """By how much a line is better than another, the gain's standard error, and its p-value, raw and corrected."""
 
-    gain: float
+    gain: float = math.nan
     error: float = math.nan
     p: float = math.nan
     holm: float = math.nan
@@ -64,159 +63,150 @@ class Against:
 
 @dataclass
 class Line:
-    """A row in one protocol and direction; `published` are R@1, R@5 and R@10, `facts` columns of their own."""
+    """A row in one protocol and direction; the reports of its outcomes, one a repeat, call it `source`.
+
+    `published` are R@1, R@5 and R@10, `facts` columns of their own.
+    """
 
     row: str
-    direction: Direction
-    protocol: str
-    repeats: int
-    figures: dict[str, Figure]
-    settings: dict[str, Any]
+    source: str
+    outcomes: list[Outcome]
     against: dict[str, Against] = field(default_factory=dict)
     rsum: float = math.nan
     published: Sequence[float] = ()
     facts: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def of(self) -> tuple[str, Direction]:
+        """Its protocol and direction."""
+        return self.outcomes[0].protocol, self.outcomes[0].direction
 
-@dataclass
-class Table:
-    """Lines, and what is said of each protocol and direction. People are shown `metrics`, and gains if `gains`."""
-
-    title: str
-    metrics: Sequence[str] = SHOWN
-    against: Sequence[str] = ()
-    gains: bool = True
-    lines: list[Line] = field(default_factory=list)
-    captions: dict[tuple[str, Direction], str] = field(default_factory=dict)
-    ceilings: dict[tuple[str, Direction], float] = field(default_factory=dict)
-
-    def block(self, protocol: str, direction: str) -> list[Line]:
-        """Return the lines of a protocol and direction."""
-        return [line for line in self.lines if (line.protocol, line.direction) == (protocol, direction)]
-
-    def figures(self, protocol: str) -> dict[str, dict[str, dict[str, Figure]]]:
-        """Return direction -> row -> metric -> figure, as plots take them."""
-        ways = [way for of, way in self.captions if of == protocol]
-        return {way: {line.row: line.figures for line in self.block(protocol, way)} for way in ways}
-
-    def heading(self, protocol: str, direction: str) -> str:
-        """Return what stands above them."""
-        several = len({of for of, _ in self.captions}) > 1
-        return f"{self.title}{f', protocol {protocol}' if several else ''}: {HEADINGS[direction]}"
-
-
-class Group(NamedTuple):
-    """The outcomes of a row, and what their reports call it."""
-
-    source: str
-    outcomes: list[Outcome]
+    @property
+    def queries(self) -> pd.DataFrame | None:
+        """The queries of all repeats; None where an outcome has none."""
+        frames = [one.queries for one in self.outcomes if one.queries is not None]
+        return pd.concat(frames) if len(frames) == len(self.outcomes) else None
 
     def figure(self, metric: str) -> Figure:
         """Summarise a metric."""
         values = [one.report[self.source][metric] * (1 if metric == MEAN_RANK else 100) for one in self.outcomes]
         return Figure(mean(values), stdev(values) if len(values) > 1 else math.nan)
 
-    def by_query(self) -> pd.Series | None:
-        """Return each query's R@1, meaned over repeats; None where an outcome has no queries."""
-        frames = [one.queries for one in self.outcomes if one.queries is not None]
-        whole = len(frames) == len(self.outcomes)
-        return pd.concat(frames).groupby("query")[f"{self.source}/{TESTED}"].mean() if whole else None
-
-    def against(self, other: Group) -> Against:
+    def over(self, other: Line, metric: str = TESTED, *, test: bool = True) -> Against:
         """Compare with another row; with one that isn't trained as the own reports have it, of the own query bank."""
-        rival = other if other.source == RANKER else Group(other.source, self.outcomes)
-        gain, mine, others = self.figure(TESTED).mean - rival.figure(TESTED).mean, self.by_query(), rival.by_query()
-        if mine is None or others is None:
+        other = other if other.source == RANKER else replace(other, outcomes=self.outcomes)
+        gain = self.figure(metric).mean - other.figure(metric).mean
+        (mine, own), (theirs, name) = ((line.queries, f"{line.source}/{metric}") for line in (self, other))
+        if mine is None or theirs is None:
             return Against(gain)
-        return Against(gain, p=paired_p(*(side.to_numpy() for side in mine.align(others, join="inner"))))
+        one, two = mine.groupby("query")[own].mean().align(theirs.groupby("query")[name].mean(), join="inner")
+        p = paired_p(one.to_numpy(), two.to_numpy()) if test else math.nan
+        return Against(gain, 100 * float(np.asarray((one - two).sem())), p)
 
 
-def groups_of(outcomes: Sequence[Outcome], protocol: str, direction: str) -> dict[str, Group]:
+@dataclass
+class Table:
+    """Lines, those of a protocol and direction together. People are shown `metrics`, gains if `gains`, and the note."""
+
+    title: str
+    metrics: Sequence[str] = SHOWN
+    against: Sequence[str] = ()
+    gains: bool = True
+    note: str = ""
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> dict[tuple[str, Direction], list[Line]]:
+        """The lines by protocol and direction."""
+        return {
+            of: [line for line in self.lines if line.of == of] for of in dict.fromkeys(one.of for one in self.lines)
+        }
+
+    def figures(self, protocol: str = "gallery") -> dict[str, dict[str, dict[str, Figure]]]:
+        """Return direction -> row -> metric -> figure, as plots take them."""
+        blocks = {way: lines for (of, way), lines in self.blocks.items() if of == protocol}
+        return {way: {line.row: {m: line.figure(m) for m in SUMMED} for line in own} for way, own in blocks.items()}
+
+    def heading(self, protocol: str, direction: str) -> str:
+        """Return what stands above a block."""
+        several = len({of for of, _ in self.blocks}) > 1
+        return f"{self.title}{f', protocol {protocol}' if several else ''}: {HEADINGS[direction]}"
+
+    def caption(self, protocol: str, direction: Direction) -> str:
+        """Return what stands below it."""
+        lines = self.blocks[protocol, direction]
+        first, report = lines[0].outcomes[0], lines[0].outcomes[0].report
+        lists = f"mined lists of {report['candidates']}"
+        if protocol == "gallery":
+            lists = f"CLIP's top {report['candidates']} of a gallery of {report['gallery']:,} reordered"
+        said = ["R@K: share of queries with a relevant item in the top K (hit rate), in %."]
+        said.append(f"{report['split']}: {report['queries']:,} queries, {lists}; what it lacks is a miss:")
+        said.append(f"ceiling {100 * report['ceiling']:.2f}.")
+        counts = sorted({len(line.outcomes) for line in lines if line.source == RANKER})
+        if counts[-1] > 1:
+            unit = "permutations" if first.on.startswith("permutation") else "seeds"
+            said.append(f"±: standard deviation (n - 1) over {' or '.join(map(str, counts))} {unit}.")
+        for line in lines:
+            if line.source != RANKER and len(line.outcomes) > len({one.on for one in line.outcomes}):
+                said.append(f"{line.row}: mean ± standard deviation over {len(line.outcomes)} different query banks.")
+        tests = [one for line in self.lines for one in line.against.values() if one.holm >= 0]
+        if tests:
+            how = ", Holm-corrected for all p of the comparison" * (len(tests) > 1)
+            said.append(f"p: {TESTED} against that row, paired randomisation test over the queries{how}.")
+        return " ".join([*said, self.note]).strip()
+
+
+def lines_of(outcomes: Sequence[Outcome]) -> list[Line]:
     """Return the rows of a protocol and direction, those that aren't trained first.
 
     CLIP has one outcome. CSLS has as many as there are query banks: a scorer that was fitted again on validation, too,
     has a larger one, and of large sets each seed draws its own.
     """
-    here = [one for one in outcomes if (one.protocol, one.direction) == (protocol, direction)]
-    found: dict[str, Group] = {}
-    for source in rows_in(here[0].report)[:-1] if here else ():
-        distinct = found[row_label(source)] = Group(source, [])
-        for one in here:
-            if not any(one.on == other.on and one.agrees(other, source) for other in distinct.outcomes):
-                distinct.outcomes.append(one)
-    for one in here:
-        found.setdefault(one.row, Group(RANKER, [])).outcomes.append(one)
-    return found
+    found: dict[str, Line] = {}
+    for source in rows_in(outcomes[0].report)[:-1]:
+        line = found[row_label(source)] = Line(row_label(source), source, [])
+        for one in outcomes:
+            if not any(one.on == other.on and one.agrees(other, source) for other in line.outcomes):
+                line.outcomes.append(one)
+    for one in outcomes:
+        found.setdefault(one.row, Line(one.row, RANKER, [])).outcomes.append(one)
+    return list(found.values())
 
 
 def tabulate(
-    outcomes: Sequence[Outcome],
-    table: Table,
-    published: Mapping[str, Mapping[Direction, Sequence[float]]] | None = None,
-    note: str = "",
+    outcomes: Sequence[Outcome], table: Table, published: Mapping[str, Mapping[Direction, Any]] | None = None
 ) -> Table:
-    """Fill an empty table, rows in the order of the outcomes; the note ends each caption.
+    """Fill an empty table, rows in the order of the outcomes.
 
     Every pair is tested on the lower of its two lines. All tests of a protocol, whatever the direction, row and
     opponent, are one family for Holm's correction.
     """
     for protocol in dict.fromkeys(one.protocol for one in outcomes):
-        blocks = {way: found for way in DIRECTIONS if (found := groups_of(outcomes, protocol, way))}
-        lines: dict[tuple[str, Direction], Line] = {}
-        for way, groups in blocks.items():
-            for place, (row, group) in enumerate(groups.items()):
-                figures = {name: group.figure(name) for name in SHOWN}
-                settings = group.outcomes[0].settings if group.source == RANKER else {}
-                line = lines[row, way] = Line(row, way, protocol, len(group.outcomes), figures, settings)
-                line.published = (published or {}).get(row, {}).get(way, ())
-                above = [other for other in table.against if row not in table.against or other in [*groups][:place]]
-                line.against = {other: group.against(groups[other]) for other in above if other != row}
-        tests = [one for line in lines.values() for one in line.against.values() if not math.isnan(one.p)]
-        for one, corrected in zip(tests, holm(np.array([one.p for one in tests])), strict=True):
-            one.holm = float(corrected)
-        for (row, _), line in lines.items():
-            if all((row, way) in lines for way in DIRECTIONS):
-                line.rsum = sum(lines[row, way].figures[name].mean for way in DIRECTIONS for name in SUMMED)
-        table.lines += lines.values()
-        for way, groups in blocks.items():
-            table.captions[protocol, way] = f"{_caption(protocol, groups, len(tests))} {note}".strip()
-            table.ceilings[protocol, way] = 100 * next(iter(groups.values())).outcomes[0].report["ceiling"]
+        family: list[Line] = []
+        for way in DIRECTIONS:
+            here = [one for one in outcomes if (one.protocol, one.direction) == (protocol, way)]
+            lines = lines_of(here) if here else []
+            for place, line in enumerate(lines):
+                others = lines[:place] if line.row in table.against else lines
+                line.against = {other.row: line.over(other) for other in others if other.row in table.against}
+                line.published = (published or {}).get(line.row, {}).get(way, ())
+            family += lines
+        tests = [(line, rival) for line in family for rival, one in line.against.items() if one.p >= 0]
+        corrected = holm(np.array([line.against[rival].p for line, rival in tests]))
+        for (line, rival), p in zip(tests, corrected, strict=True):
+            line.against[rival] = line.against[rival]._replace(holm=float(p))
+        for line in family:
+            both = [other for other in family if other.row == line.row]
+            if len(both) == len(DIRECTIONS):
+                line.rsum = sum(other.figure(name).mean for other in both for name in SUMMED)
+        table.lines += family
     return table
 
 
-def _caption(protocol: str, groups: dict[str, Group], tests: int) -> str:
-    first = next(iter(groups.values())).outcomes[0]
-    report, counts = first.report, sorted({len(group.outcomes) for group in groups.values() if group.source == RANKER})
-    lists = f"mined lists of {report['candidates']}"
-    if protocol == "gallery":
-        lists = f"CLIP's top {report['candidates']} of a gallery of {report['gallery']:,} reordered"
-    said = [
-        "R@K: share of queries with a relevant item in the top K (hit rate), in %.",
-        f"{report['split']}: {report['queries']:,} queries, {lists}; what it lacks is a miss:",
-        f"ceiling {100 * report['ceiling']:.2f}.",
-    ]
-    if counts[-1] > 1:
-        unit = "permutations" if first.on.startswith("permutation") else "seeds"
-        said.append(f"±: standard deviation (n - 1) over {' or '.join(map(str, counts))} {unit}.")
-    for label, group in groups.items():
-        if group.source != RANKER and len(group.outcomes) > len({one.on for one in group.outcomes}):
-            said.append(f"{label}: mean ± standard deviation over {len(group.outcomes)} different query banks.")
-    if tests:
-        how = ", Holm-corrected for all p of the comparison" * (tests > 1)
-        said.append(f"p: {TESTED} against that row, paired randomisation test over the queries{how}.")
-    return " ".join(said)
-
-
-def shifts_of(outcomes: Sequence[Outcome], protocol: str) -> dict[str, dict[str, np.ndarray]]:
-    """Return direction -> row -> by how many ranks each query's first relevant item rose above CLIP's rank of it.
+def shifts_of(lines: Sequence[Line]) -> dict[str, np.ndarray]:
+    """Return by how many ranks each query's first relevant item rose above CLIP's rank of it, by row.
 
     Of several repeats all queries of each are there. Rows without their queries' figures are left out.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for way in DIRECTIONS:
-        for row, (source, group) in [*groups_of(outcomes, protocol, way).items()][1:]:
-            frames = [one.queries for one in group if one.queries is not None]
-            if len(frames) == len(group):
-                gained = [frame[f"clip/{MEAN_RANK}"] - frame[f"{source}/{MEAN_RANK}"] for frame in frames]
-                found.setdefault(way, {})[row] = np.concatenate(gained)
-    return found
+    of_rows = {line.row: (line.queries, f"{line.source}/{MEAN_RANK}") for line in lines[1:]}
+    return {row: (q[f"clip/{MEAN_RANK}"] - q[own]).to_numpy() for row, (q, own) in of_rows.items() if q is not None}

@@ -53,9 +53,8 @@ class Part:
         texts = np.full(len(data.texts), "train", dtype=object)
         texts[data.relevance["text"]] = images[data.relevance["image"]]
         which = f"{data.fingerprint} fold {self.fold} of {self.folds}, permutation {self.repeat}"
-        meta, tables = {**data.meta, "fingerprint": which}, (data.images, data.texts)
-        of_images, of_texts = (table.assign(split=split) for table, split in zip(tables, (images, texts), strict=True))
-        return replace(data, images=of_images, texts=of_texts, meta=meta, root=None)
+        cut = replace(data, images=data.images.assign(split=images), texts=data.texts.assign(split=texts))
+        return replace(cut, meta={**data.meta, "fingerprint": which}, root=None)
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,8 @@ class Desk:
 def run(trial: Trial, desk: Desk | None = None) -> pd.DataFrame:
     """Fit, judge, and return a line for each protocol and query; `desk` is where others have run on the same part.
 
-    Returns
-    -------
-    DataFrame
-        protocol; query and "ranker/R@1" ... as `Result.table`; hit, whether the list holds anything relevant; gallery,
-        its size; best_epoch, NaN where it is not fitted in epochs.
+    The columns are protocol; query and "ranker/R@1" ... as of `Result.table`; hit, whether the list holds anything
+    relevant; gallery, its size; best_epoch, NaN where there are no epochs.
     """
     desk = desk or Desk(trial.part.of(EmbeddingSet.open(trial.part.folder)))
     data, direction, settings = desk.data, trial.direction, scorers.parse(trial.settings)

@@ -109,3 +109,13 @@ def test_both_sides_of_a_step_train_the_same_sizes_on_the_same_lists():
     # Ours has one bias in the input layer too, and a norm after the encoder as allRank has.
     assert sizes["rank_xmodal"] == pytest.approx(sizes["allrank"], rel=0.01)
     assert isinstance(training_step.model_of("allrank", tensors, spread), AllRankRanker)
+
+
+def test_the_table_is_put_between_its_marks_and_prose_stays(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{bench.BEGIN}\n\nold\n{bench.END}\n\nafter\n")
+    for _ in range(2):
+        bench.write_page(page, "new\n")
+        assert page.read_text() == f"before\n{bench.BEGIN}\n\nnew\n\n{bench.END}\n\nafter\n"
+    written = (bench.FOLDER / "README.md").read_text()
+    assert written.count(bench.BEGIN) == written.count(bench.END) == 1

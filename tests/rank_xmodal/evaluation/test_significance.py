@@ -1,6 +1,7 @@
 """The paired randomisation test against counts that anyone can redo."""
 
 import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -97,7 +98,7 @@ def test_flipping_groups_equals_going_through_all_their_signs():
         values, against = (rng.integers(0, 2, 14).astype(float) for _ in range(2))
         sums = np.array([(values - against)[groups == g].sum() for g in range(6)])
         observed = abs(sums.sum())
-        patterns = np.array(list(product([-1, 1], repeat=6))) @ sums
+        patterns = np.array(list(itertools.product([-1, 1], repeat=6))) @ sums
         assert paired_p(values, against, groups) == pytest.approx(
             (np.abs(patterns) >= observed - 1e-9).mean(), abs=1e-9
         )
