@@ -16,5 +16,5 @@ class UserError(Exception):
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return " Did you mean 'listnet'?" for the known name nearest to `name`, "" where none is near."""
-    close = get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.4)
+    close = get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -13,10 +13,10 @@ def paired_p(values: np.ndarray, against: np.ndarray, groups: np.ndarray | None 
     """Return the two-sided p-value of the mean difference of two rankings of the same queries.
 
     Under the null hypothesis either ranking could have had either values of a group of queries that belong together:
-    the signs of the groups' differences are drawn at random (Fisher's randomisation test; Smucker et al. 2007, doi:10.1145/1321440.1321528). For hits and misses
-    and their means over seeds the share of sign patterns is exact: of 9,999 drawn ones no p falls below 0.0002, too
-    coarse to correct for many comparisons. For other metrics all patterns are gone through where there are at most
-    9,999 of them, else 9,999 are drawn.
+    the signs of the groups' differences are drawn at random (Fisher's randomisation test; Smucker et al. 2007,
+    doi:10.1145/1321440.1321528). For hits and misses and their means over seeds the share of sign patterns is exact: of
+    9,999 drawn ones no p falls below 0.0002, too coarse to correct for many comparisons. For other metrics all patterns
+    are gone through where there are at most 9,999 of them, else 9,999 are drawn.
 
     Parameters
     ----------

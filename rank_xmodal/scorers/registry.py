@@ -20,7 +20,9 @@ from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.scorers.projections.cca import CCA
 from rank_xmodal.scorers.projections.centred import Centred
 from rank_xmodal.scorers.projections.cmpm import CMPM
+from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.dcca import DCCA
+from rank_xmodal.scorers.projections.gaussian import Gaussian
 from rank_xmodal.scorers.projections.vsepp import VSEPP
 from rank_xmodal.scorers.settings import ScorerSettings
 
@@ -30,7 +32,20 @@ GROUP = "rank_xmodal.scorers"
 
 _SCORERS: dict[str, type[Scorer]] = {
     scorer.name: scorer
-    for scorer in (Cosine, Centred, CSLS, InvertedSoftmax, CCA, DCCA, CMPM, VSEPP, ContextAware, AllRank)
+    for scorer in (
+        Cosine,
+        Centred,
+        CSLS,
+        InvertedSoftmax,
+        CCA,
+        DCCA,
+        CMPM,
+        VSEPP,
+        Gaussian,
+        Convex,
+        ContextAware,
+        AllRank,
+    )
 }
 _sought = False
 

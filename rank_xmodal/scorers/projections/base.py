@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from rank_xmodal.training.watch import Watch
 
 
 class Projection(Scorer):
-    """``score = cosine(f(q), g(c))``.
+    """``score = f(q) . g(c)``, by default of vectors of length 1: the cosine.
 
-    A subclass finds the maps (`solve`) and makes untrained ones of the right shape (`blank`).
+    A subclass finds the maps (`solve`) and makes untrained ones of the right shape (`blank`); where the product is no
+    cosine it says what becomes of a mapped query and a mapped candidate (`as_query`, `as_candidate`).
 
     Attributes
     ----------
@@ -55,6 +57,14 @@ class Projection(Scorer):
     def blank(self, config: dict[str, Any]) -> Maps:
         """Return maps whose tensors are still to be loaded."""
         raise NotImplementedError
+
+    def as_query(self, mapped: torch.Tensor) -> torch.Tensor:
+        """Return a mapped query (..., k) as the vector to multiply."""
+        return F.normalize(mapped, dim=-1)
+
+    def as_candidate(self, mapped: torch.Tensor) -> torch.Tensor:
+        """Return a mapped candidate (..., k) as the vector to multiply."""
+        return F.normalize(mapped, dim=-1)
 
     def fit(
         self,
@@ -101,22 +111,22 @@ class Projection(Scorer):
         return self if self.maps is not None else None
 
     def map_queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return (n, d) embeddings of queries in the common space, (n, k) float32 of length 1."""
-        return _mapped(self._sides()[0], embeddings)
+        """Return (n, d) embeddings of queries in the common space, (n, k) float32."""
+        return _mapped(self._sides()[0], self.as_query, embeddings)
 
     def map_candidates(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return (m, d) embeddings of candidates in the common space, (m, k) float32 of length 1."""
-        return _mapped(self._sides()[1], embeddings)
+        """Return (m, d) embeddings of candidates in the common space, (m, k) float32."""
+        return _mapped(self._sides()[1], self.as_candidate, embeddings)
 
     @torch.no_grad()
     def project(self, candidates: torch.Tensor) -> torch.Tensor:
-        """Return the candidates in the common space, (m, d) of any float -> (m, k) float32 of length 1."""
+        """Return the candidates in the common space, (m, d) of any float -> (m, k) float32."""
         module = self._sides()[1].to(candidates.device)
-        return torch.cat([F.normalize(module(block.float()), dim=-1) for block in candidates.split(BLOCK)])
+        return torch.cat([self.as_candidate(module(block.float())) for block in candidates.split(BLOCK)])
 
     @torch.no_grad()
     def score(self, batch: ListBatch) -> torch.Tensor:
-        """Return ``cosine(f(q), g(c))``, (B, L) float32, on the batch's device; 0 where a vector is zero.
+        """Return ``f(q) . g(c)``, (B, L) float32, on the batch's device; a cosine with a zero vector is 0.
 
         Raises
         ------
@@ -124,9 +134,8 @@ class Projection(Scorer):
             If it was not fitted.
         """
         asking, ranked = (module.to(batch.query.device) for module in self._sides())
-        query = F.normalize(asking(batch.query), dim=-1)
-        known = batch.projected
-        candidates = F.normalize(ranked(batch.candidates), dim=-1) if known is None else known
+        query, known = self.as_query(asking(batch.query)), batch.projected
+        candidates = self.as_candidate(ranked(batch.candidates)) if known is None else known
         return torch.einsum("bk,blk->bl", query, candidates).float()
 
     @property
@@ -158,11 +167,11 @@ class Projection(Scorer):
         return self
 
 
-def _mapped(module: nn.Module, embeddings: np.ndarray) -> np.ndarray:
+def _mapped(module: nn.Module, last: Callable[[torch.Tensor], torch.Tensor], embeddings: np.ndarray) -> np.ndarray:
     module = module.cpu()
     parts = []
     with torch.no_grad():
         for start in range(0, len(embeddings), BLOCK):
             block = torch.from_numpy(np.asarray(embeddings[start : start + BLOCK], dtype=np.float32))
-            parts.append(F.normalize(module(block), dim=-1).numpy())
+            parts.append(last(module(block)).numpy())
     return np.concatenate(parts)

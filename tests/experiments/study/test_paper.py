@@ -1,4 +1,4 @@
-"""The paper's table: what the two protocols do to CLIP's own row, and a whole small run."""
+"""The paper's table: what the protocols do to CLIP's own row, and a whole small run."""
 
 from pathlib import Path
 
@@ -7,18 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
+import experiments
 from data_prep.mining.miner import mine
 from experiments.checks import reading_the_table
+from experiments.cli import main as cli
 from experiments.run.tracking import read_runs
-from experiments.study import paper
+from experiments.study import plan, trial
 from rank_xmodal.evaluation.judging import mean, per_query
-from rank_xmodal.retrieval.gallery import rank_gallery
+from rank_xmodal.retrieval.gallery import RankedGallery, rank_gallery
 
 
 def table_of(data, protocol):
     lists = mine(data, "t2i", "test", negatives=50, pool=200, protocol=protocol, seed=0)
-    stage = paper.stage_of(lists)
-    return lists, per_query(torch.from_numpy(lists.cosine), stage)
+    return lists, per_query(torch.from_numpy(lists.cosine), RankedGallery.of_mined(lists))
 
 
 def test_an_unprotected_positive_costs_clip_its_first_place_and_a_protected_one_does_not(random_set):
@@ -31,74 +32,85 @@ def test_an_unprotected_positive_costs_clip_its_first_place_and_a_protected_one_
     assert unprotected["R@5"].mean() > 0.95, "R@5 hardly changes"
 
 
-def test_a_small_table_is_filled_tracked_and_kept(random_set, tmp_path, capsys, monkeypatch):
+def paper(data, out, *more):
+    cli.main([str(part) for part in ["paper", "--data", data.root, "--out", out, "--mlruns", out / "mlruns", *more]])
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """Let the plan have but these rows."""
+    rows = ("CCA", "ListNet", "ours, ListNet")
+    text = (plan.FOLDER / "paper.yaml").read_text()
+    kept = [line for line in text.splitlines() if not line.startswith("  ") or any(f"  {row}:" in line for row in rows)]
+    recipe = "{features: concat, lists: judged, epochs: 3, patience: 3, loss: listnet}"
+    (tmp_path / "plans" / "published").mkdir(parents=True)
+    (tmp_path / "plans" / "paper.yaml").write_text("\n".join(kept).replace("{<<: *recipe, loss: listnet}", recipe))
+    published = "published/paper.yaml"
+    (tmp_path / "plans" / published).write_text((plan.FOLDER / published).read_text())
+    monkeypatch.setattr(plan, "FOLDER", tmp_path / "plans")
+    return rows
+
+
+def test_a_small_table_is_filled_tracked_and_kept(random_set, tmp_path, capsys, monkeypatch, few):
     data = random_set(["train"] * 90 + ["val"] * 20 + ["test"] * 80).write(tmp_path / "set")
-    rows = [row for row in paper.methods(1) if row.label in ("CLIP", "CCA", "ListNet", "ours, ListNet")]
-    monkeypatch.setattr(paper, "methods", lambda epochs: rows)
-    call = ["--data", str(data.root), "--epochs", "1", "--seeds", "2", "--device", "cpu", "--out", str(tmp_path / "o")]
-    paper.main([*call, "--mlruns", str(tmp_path / "mlruns")])
+    out, more = tmp_path / "o", ["--epochs", 1, "--seeds", 2, "--device", "cpu"]
+    paper(data, out, *more)
     text = capsys.readouterr().out
     for word in ("text to image", "CCA", "ours, ListNet", "29.46 / 83.46 / 90.30", "docs/reading-the-table.md"):
         assert word in text
-    table = pd.read_csv(tmp_path / "o" / "table.csv").set_index(["protocol", "direction", "method"])
-    assert list(table.index) == [(p, d, r.label) for p in paper.PROTOCOLS for d in ("t2i", "i2t") for r in rows]
-    trials = [
-        100 * pd.read_parquet(tmp_path / "o" / "trials" / f"clean-i2t-ListNet-{seed}.parquet")["ranker/R@5"].mean()
-        for seed in (0, 1)
-    ]
+    assert "1 epochs on lists, ours 2." in " ".join(text.split())
+    table = pd.read_csv(out / "table.csv").set_index(["protocol", "direction", "row"])
+    rows = ("CLIP", "CSLS", *few)
+    assert list(table.index) == [(p, d, row) for p in ("paper", "clean", "gallery") for d in ("t2i", "i2t") for row in rows]
+    trials = [pd.read_parquet(path) for path in sorted((out / "trials").glob("i2t-*.parquet"))]
+    assert len(trials) == 2 * 4, "per seed: CCA, ours, and the recipe on paper's lists and on clean ones"
     line = table.loc[("clean", "i2t", "ListNet")]
-    assert line["R@5"] == pytest.approx(np.mean(trials), rel=1e-5)
-    assert line["R@5 std"] == pytest.approx(np.std(trials, ddof=1), rel=1e-4, abs=1e-9)
     assert line["R@5 published"] == 57.50
-    markdown = (tmp_path / "o" / "table.md").read_text().splitlines()
-    assert [row.count("|") for row in markdown[: 2 + 3 * len(rows)]] == [7] * (2 + 3 * len(rows))
-    assert len(read_runs(tmp_path / "mlruns", "paper random")) == 24
-    monkeypatch.setattr(paper, "scorer", None)
-    paper.main([*call, "--mlruns", str(tmp_path / "mlruns")])
+    assert line["seeds"] == 2
+    assert 0 <= line["p CLIP"] <= 1
+    assert (out / "table.md").read_text().count("57.50") == 3
+    assert len(read_runs(out / "mlruns", "paper random")) == 3 * 2 * len(rows)
+    monkeypatch.setattr(trial, "run", pytest.fail)
+    paper(data, out, *more)
     assert capsys.readouterr().out == text
-
-
-def test_a_method_is_trained_once_for_all_protocols_it_can_serve(random_set, tmp_path, monkeypatch):
-    data = random_set(["train"] * 90 + ["val"] * 20 + ["test"] * 80).write(tmp_path / "set")
-    asked, real = [], paper.scorer
-    monkeypatch.setattr(
-        paper, "scorer", lambda method, *rest: (asked.append((method.label, rest[2])), real(method, *rest))[1]
-    )
-    rows = [row for row in paper.methods(1) if row.label in ("CLIP", "RankNet", "ours, ListNet")]
-    for row in rows:
-        list(paper.trials(row, data, "t2i", paper.PROTOCOLS, 0, "cpu", tmp_path / "trials"))
-    assert asked == [("CLIP", "natural"), ("RankNet", "paper"), ("RankNet", "clean"), ("ours, ListNet", "natural")]
 
 
 def test_gallery_is_what_evaluate_counts(random_set, tmp_path):
     data = random_set(["train"] * 90 + ["test"] * 80).write(tmp_path / "set")
-    paper.main(
-        [
-            "--data",
-            str(data.root),
-            "--baselines",
-            "--epochs",
-            "1",
-            "--out",
-            str(tmp_path / "o"),
-            "--mlruns",
-            str(tmp_path / "m"),
-        ]
-    )
-    table = pd.read_csv(tmp_path / "o" / "table.csv").set_index(["direction", "method"])
+    paper(data, tmp_path / "o", "--baselines", "--epochs", 1)
+    table = pd.read_csv(tmp_path / "o" / "table.csv").set_index(["direction", "row"])
     assert set(table["protocol"]) == {"gallery"}
     assert "VSE++" in table.loc["t2i"].index
     assert "RankNet" not in table.loc["t2i"].index
     for direction in ("t2i", "i2t"):
-        stage = rank_gallery(data, direction, "test")
-        values = mean(per_query(torch.from_numpy(stage.lists.cosine), stage))
+        gallery = rank_gallery(data, direction, "test")
+        values = mean(per_query(torch.from_numpy(gallery.lists.cosine), gallery))
         assert table.loc[(direction, "CLIP"), "R@1"] == pytest.approx(100 * float(values["R@1"]), rel=1e-5)
+
+
+def test_epochs_are_those_of_the_recipe_and_ours_is_trained_twice_as_long(random_set, tmp_path, monkeypatch):
+    data = random_set(["train"] * 60 + ["test"] * 60).write(tmp_path / "set")
+    asked = []
+
+    def stop(one, desk):
+        asked.append(one)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trial, "run", stop)
+    monkeypatch.setattr("experiments.study.engine.run", lambda plan, *rest: asked.append(plan) or stop(plan, None))
+    for more, recipe, ours, seeds in (([], 3, 6, 1), (["--full"], 100, 20, 5), (["--epochs", 4, "--seeds", 2], 4, 8, 2)):
+        with pytest.raises(SystemExit):
+            paper(data, tmp_path / "o", *more)
+        rows = {name: row.settings for name, row in asked[-1].trained.items()}
+        assert (rows["RankNet"].epochs, rows["RankNet"].patience, rows["ours, ListNet"].epochs) == (recipe, recipe, ours)
+        assert rows["VSE++"].epochs == 30
+        assert asked[-1].seeds == seeds
 
 
 def test_a_set_that_is_too_small_is_refused(random_set, tmp_path, capsys):
     data = random_set(["train"] * 90 + ["test"] * 20).write(tmp_path / "set")
     with pytest.raises(SystemExit) as stop:
-        paper.main(["--data", str(data.root)])
+        paper(data, tmp_path / "o")
     assert stop.value.code == 2
     assert "test split has 20 candidates t2i; the recipe's lists of 51 need more" in capsys.readouterr().err
 
@@ -106,20 +118,15 @@ def test_a_set_that_is_too_small_is_refused(random_set, tmp_path, capsys):
 @pytest.mark.parametrize("option", ["--epochs", "--seeds"])
 def test_a_count_below_one_is_refused(option, capsys):
     with pytest.raises(SystemExit) as stop:
-        paper.main(["--data", "data/none", option, "0"])
+        cli.main(["paper", "--data", "data/none", option, "0"])
     assert stop.value.code == 2
-    assert f"{option} 0: must be 1 or more" in capsys.readouterr().err
-
-
-def test_every_method_of_the_paper_stands_in_the_table():
-    labels = {row.label for row in paper.methods(1)}
-    assert set(paper.PUBLISHED) <= labels
+    assert f"'{option}': 0 is not in the range" in capsys.readouterr().err
 
 
 def test_the_page_on_reading_the_table_says_what_its_example_prints(capsys):
     reading_the_table.main()
     printed = capsys.readouterr().out.splitlines()
-    page = (Path(paper.__file__).parents[1] / "docs" / "reading-the-table.md").read_text().splitlines()
+    page = (Path(experiments.__file__).parents[1] / "docs" / "reading-the-table.md").read_text().splitlines()
     assert len(printed) == 12
     for line in printed:
         assert "    " + line in page
