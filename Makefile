@@ -50,11 +50,11 @@ data: setup  ## Embed a data set: make data DATASET=flickr30k ROOT=/path/to/flic
 
 verify-flickr30k: DATA = data/flickr30k-$(MODEL)
 verify-flickr30k: setup  ## Are CLIP's figures on Flickr30K as published? Before training; DATA=data/flickr30k-MODEL
-	$(BIN)/python -m experiments.verify flickr30k --data $(DATA)
+	$(RX) verify flickr30k --data $(DATA)
 
 verify-coco: DATA = data/coco-$(MODEL)
 verify-coco: setup  ## The same for COCO
-	$(BIN)/python -m experiments.verify coco --data $(DATA)
+	$(RX) verify coco --data $(DATA)
 
 $(LOSSES): setup  ## Train with this loss, both directions, as MLflow runs
 	@test -d "$(DATA)" || { echo "$(DATA): no such embedding set. Make one with 'make data', 'make demo' or rank-xmodal import."; exit 2; }
@@ -66,18 +66,17 @@ $(LOSSES): setup  ## Train with this loss, both directions, as MLflow runs
 compare: setup  ## The finished runs on DATA as a table
 	$(RX) compare --experiment $(NAME)
 
-STUDY = $(BIN)/python -m experiments.study --data $(DATA) $(if $(FOLDS),--folds $(FOLDS)) $(if $(EPOCHS),--set epochs=$(EPOCHS))
+STUDY = $(RX) study --data $(DATA) $(if $(FOLDS),--folds $(FOLDS)) $(if $(EPOCHS),--set epochs=$(EPOCHS))
 
 ablation: setup  ## What each part is worth, taken away in turn: 5 seeds on validation (hours; EPOCHS=6 is less), or FOLDS=5
-	$(STUDY) experiments/ablation.yaml
+	$(STUDY) ablation
 
-grid: setup  ## Grid search over the model's sizes and lr, both directions, judged on validation: experiments/grid.yaml
+grid: setup  ## Grid search over the model's sizes and lr, both directions, judged on validation: experiments/plans/grid.yaml
 	@for direction in t2i i2t; do \
-	  $(BIN)/python -m experiments.grid experiments/grid.yaml --data $(DATA) --direction $$direction \
-	    $(if $(EPOCHS),--set epochs=$(EPOCHS)) || exit $$?; \
+	  $(RX) grid --data $(DATA) --direction $$direction $(if $(EPOCHS),--set epochs=$(EPOCHS)) || exit $$?; \
 	done
 
-TABLE = $(BIN)/python -m experiments.paper --data $(DATA) $(if $(filter full,$(PAPER)),--full) $(if $(EPOCHS),--epochs $(EPOCHS))
+TABLE = $(RX) paper --data $(DATA) $(if $(filter full,$(PAPER)),--full) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 paper: setup  ## The paper's Table 2, four losses and all baselines on the same lists; PAPER=full: 100 epochs, 5 seeds
 	$(TABLE)
@@ -91,7 +90,7 @@ bench: setup  ## Our stages against allRank, sentence-transformers and faiss; ex
 
 crossval: FOLDS := $(or $(FOLDS),5)
 crossval: setup  ## The four losses over folds of a small set, against CLIP and CSLS
-	$(STUDY) experiments/losses.yaml
+	$(STUDY) losses
 
 ui: setup  ## MLflow UI on 127.0.0.1
 	@echo "MLflow UI: http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"

@@ -143,12 +143,12 @@ def grid(plan: str, data: Path, direction: str, assignments: tuple[str, ...], ou
     The best point's settings are written for `train --config`. In MLflow the search is a run, each point one nested
     under it. Stopped, the same command goes on.
     """
-    from experiments.study.grid import counted, search
+    from experiments.study.grid import search
     from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 
     chosen, opened, way = _plan(plan, assignments), EmbeddingSet.open(data), check_direction(direction)
-    if chosen.grid:
-        say(counted(chosen))
+    points, sizes = len(chosen.trained), " x ".join(f"{len(values)} {key}" for key, values in chosen.grid.items())
+    say(f"{points} point{'s' * (points > 1)}: {sizes}")
     folder = (out or Path("runs") / f"grid-{opened.name}") / direction
     table, best = search(chosen, opened, way, folder, tracking=mlruns, say=say)
     _show(table)

@@ -68,7 +68,9 @@ def _read(folder: Path, name: str) -> Outcome:
         columns = {f"{row}/{metric}": "float64" for row in report["rows"] for metric in (TESTED, MEAN_RANK)}
         queries = read_table(file, {"query": "int64", **columns}, "test results") if file.is_file() else None
         direction = check_direction(report["direction"])
-        return Outcome(row_name(settings), direction, "gallery", report, queries, known, facts["fingerprint"], name)
+        # A run of CLIP's or CSLS's own is a row beside theirs: its query bank may be another.
+        label = row_name(settings) + (" (run)" if row_name(settings) in UNTRAINED else "")
+        return Outcome(label, direction, "gallery", report, queries, known, facts["fingerprint"], name)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: is no finished run's ({error!r}). Train again.") from error
 
@@ -95,12 +97,9 @@ def _differently(one: Outcome, other: Outcome) -> Iterator[str]:
     if not one.agrees(other, CLIP):
         values = (f"{run.report[CLIP][TESTED]:.6f}" for run in (one, other))
         yield f"by different versions, with different figures of CLIP ({TESTED} {' and '.join(values)})"
-    if (
-        one.queries is not None
-        and other.queries is not None
-        and not one.queries["query"].equals(other.queries["query"])
-    ):
-        yield f"on different queries ({len(one.queries):,} and {len(other.queries):,})"
+    queries = [run.queries["query"] for run in (one, other) if run.queries is not None]
+    if len(queries) == 2 and not queries[0].equals(queries[1]):
+        yield f"on different queries ({len(queries[0]):,} and {len(queries[1]):,})"
 
 
 def as_table(runs: list[Outcome], title: str) -> Table:
@@ -115,13 +114,11 @@ def as_table(runs: list[Outcome], title: str) -> Table:
         both = f"{one.name} and {other.name}"
         for how in _differently(one, other):
             raise UserError(
-                f"{both} were evaluated {how}; their figures can't be compared. Leave one out, or train it again."
+                f"{both} were evaluated {how}; their figures can't be compared. Leave one out, or train again."
             )
         if _same_training(one, other):
-            raise UserError(
-                f"{both} are the same training with the same seed; counted twice they would narrow the spread. Leave "
-                "one out."
-            )
+            why = "counted twice they would narrow the spread"
+            raise UserError(f"{both} are the same training with the same seed; {why}. Leave one out.")
     named = []
     for run in sorted(runs, key=lambda run: int(run.settings["seed"])):
         peers = [other for other in runs if other.row == run.row]

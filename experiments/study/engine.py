@@ -128,29 +128,22 @@ def study(
         protocol, direction = line.of
         label = [line.row, *([protocol] if len(plan.protocols) > 1 else []), direction]
         settings = plan.trained[line.row].settings.model_dump(mode="json") if line.row in plan.trained else {}
-        of = {"row": line.row, "protocol": protocol, "direction": direction, "dataset": data.name}
+        of = {"row": line.row, "protocol": protocol, "direction": direction}
         figures = {metric_key(metric): line.figure(metric).mean for metric in SHOWN}
         figures["R1_std"] = line.figure(TESTED).sd
         for other, against in line.against.items():
             safe = re.sub(r"[^\w. -]+", "-", other)  # what MLflow allows
             figures |= {f"R1_gain_over_{safe}": against.gain, f"p_{safe}": against.holm}
-        log_run(tracking, say, name, ", ".join(label), settings, of, data, figures)
+        log_run(Tracker(tracking, say), name, ", ".join(label), settings, of, data, figures)
     return table
 
 
 def log_run(
-    folder: Path | None, say: Say, experiment: str, name: str, settings: dict[str, Any], of: dict[str, str],
-    data: EmbeddingSet, figures: dict[str, float], parent: str | None = None,
+    tracker: Tracker, experiment: str, name: str, settings: dict[str, Any], of: dict[str, str], data: EmbeddingSet,
+    figures: dict[str, float], parent: str | None = None,
 ) -> None:  # fmt: skip
     """Log an MLflow run of a study; `of` are tags and parameters, both, and a figure that is NaN is left out."""
-    tracker, dataset = Tracker(folder, say), (data.name, data.fingerprint)
-    told = {"scorer": str(settings.get("scorer")), "loss": str(settings.get("loss")), **of}
-    tracker.start(
-        experiment,
-        name,
-        {**settings, **of},
-        {**told, "mlflow.source.git.commit": code_version()},
-        dataset,
-        parent=parent,
-    )
+    of = {**of, "dataset": data.name, "loss": str(settings.get("loss", ""))}
+    tags = {**of, "mlflow.source.name": "rank-xmodal", "mlflow.source.git.commit": code_version()}
+    tracker.start(experiment, name, {**settings, **of}, tags, (data.name, data.fingerprint), parent=parent)
     tracker.finish({key: value for key, value in figures.items() if not math.isnan(value)})

@@ -29,12 +29,6 @@ _NOTE = (
 )
 
 
-def counted(plan: Plan) -> str:
-    """Return how many points there are and why: "6 points: 3 d_model x 2 heads"."""
-    sizes = " x ".join(f"{len(values)} {key}" for key, values in plan.grid.items())
-    return f"{len(plan.trained)} point{'s' * (len(plan.trained) > 1)}: {sizes}"
-
-
 def table_of(outcomes: list[Outcome], title: str) -> Table:
     """Return a line for each point, best first; `within`, where its MRR is behind by no more than a standard error."""
     lines = [line for line in lines_of(outcomes) if line.source == RANKER]
@@ -78,8 +72,8 @@ def search(
         if parent.run_id and (made or outcome.row not in logged):
             figures = {f"val/{metric_key(metric)}": outcome.report[RANKER][metric] for metric in JUDGED}
             figures["best_epoch"] = outcome.report["best_epoch"]
-            point = (experiment, outcome.row, outcome.settings, of, data, figures)
-            engine.log_run(tracking, say, *point, parent=parent.run_id)
+            point = (outcome.row, outcome.settings, of, data, figures, parent.run_id)
+            engine.log_run(Tracker(tracking, say), experiment, *point)
             logged.add(outcome.row)
             write_json(file, {"parent": parent.run_id, "points": sorted(logged)})
 
@@ -88,7 +82,7 @@ def search(
     except BaseException as error:
         parent.finish(status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    table = table_of(outcomes, f"{data.name}, {counted(plan)}; validation, %")
+    table = table_of(outcomes, f"{data.name}, {len(settings)} points; validation, %")
     best, values = table.lines[0], {metric: table.lines[0].figure(metric).mean for metric in JUDGED}
     chosen = f"# The best of {len(settings)} points on the validation split of {data.name}, {direction}: {SELECTED_BY} "
     keys = pd.DataFrame([{key: settings[line.row][key] for key in plan.grid} for line in table.lines])

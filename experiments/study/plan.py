@@ -17,6 +17,7 @@ from rank_xmodal.data.embedding_set import Direction
 from rank_xmodal.errors import UserError, did_you_mean
 from rank_xmodal.files import read_yaml
 from rank_xmodal.scorers import ScorerSettings
+from rank_xmodal.scorers.registry import DEFAULT
 from rank_xmodal.scorers.stack import COMPARED
 
 FOLDER = Path(experiments.__file__).with_name("plans")
@@ -114,17 +115,19 @@ def _twice(node: Any) -> Iterator[str]:
 def read(path: Path, assignments: list[str]) -> Plan:
     """Read a plan; a UserError names the file and the place of whatever is wrong with it.
 
-    Assignments, key=value for all rows, go before the file's `settings`, and a row's own go before them.
+    Assignments, key=value for all rows, go before the file's `settings`, and a row's own go before them; what is said
+    of all rows counts for those whose scorer has such a setting.
     """
     file = read_as(PlanFile, path)
     if bool(file.rows) == bool(file.grid):
         raise UserError(f"{path}: must hold either rows (name: settings) or a grid (key: list of values).")
-    assigned = {assignment.partition("=")[0].strip().split(".")[0] for assignment in assignments}
+    assigned = {_key(assignment) for assignment in assignments}
     common = {key: value for key, value in (file.settings or {}).items() if key not in assigned}
     for key in file.grid:
         if key in assigned or key in common:
             where = "--set" if key in assigned else "settings"
             raise UserError(f"{path}: grid: {key}: stands in {where}, too. Keep it in one of them.")
+    _check_common(path, file, common, assignments)
     points = (dict(zip(file.grid, values, strict=True)) for values in itertools.product(*file.grid.values()))
     named = [(" ".join(f"{key}={value}" for key, value in point.items()), point) for point in points if point]
     trained: dict[str, Row] = {}
@@ -132,7 +135,7 @@ def read(path: Path, assignments: list[str]) -> Plan:
         where = f"{path}: {'the point' if file.grid else 'rows:'} {name}"
         if name in UNTRAINED:
             raise UserError(f"{path}: rows: {name!r} is always there, untrained. Give the row another name.")
-        row = _row(where, {**common, **(own or {})}, assignments)
+        row = _row(where, common, own or {}, assignments)
         for same in (other for other, known in trained.items() if file.grid and known == row):
             raise UserError(f"{where} is the same as {same}. Name each value once.")
         trained[name] = row
@@ -147,9 +150,28 @@ def read(path: Path, assignments: list[str]) -> Plan:
     return Plan(**dict(file), name=path.stem, trained=trained, beside=beside)
 
 
-def _row(where: str, values: dict[str, Any], assignments: list[str]) -> Row:
-    as_judged = values.get("lists") == "judged"
+def _check_common(path: Path, file: PlanFile, common: dict[str, Any], assignments: list[str]) -> None:
+    """Check that what is said of all rows is a setting of one of them at least."""
+    of_rows = [scorers.upgraded({**common, **(own or {})}).get("scorer", DEFAULT) for own in file.rows.values()]
+    classes = [scorers.class_of(str(name)) for name in of_rows or [DEFAULT] if name in scorers.names()]
+    known = {key for one in classes for key in one.Settings.model_fields} | set(scorers.ALIASES)
+    for where, keys in ((f"{path}: settings", common), ("--set", map(_key, assignments))):
+        for key in keys:
+            if classes and key not in known:
+                classes[0].Settings.checked({key: None}, classes[0].name, where)  # says which there are
+
+
+def _row(where: str, common: dict[str, Any], own: dict[str, Any], assignments: list[str]) -> Row:
     try:
-        return Row(scorers.read(None, assignments, {**values, "lists": "clean"} if as_judged else values), as_judged)
+        scorer = str(scorers.upgraded({**common, **own}).get("scorer", DEFAULT))
+        known = {*scorers.class_of(scorer).Settings.model_fields, *scorers.ALIASES}
+        values = {**{key: value for key, value in common.items() if key in known}, **own}
+        as_judged = values.get("lists") == "judged"
+        fitting = [text for text in assignments if _key(text) in known]
+        return Row(scorers.read(None, fitting, {**values, "lists": "clean"} if as_judged else values), as_judged)
     except UserError as error:
         raise UserError(f"{where}: {str(error).removeprefix('settings: ')}") from error
+
+
+def _key(assignment: str) -> str:
+    return assignment.partition("=")[0].strip().split(".")[0]

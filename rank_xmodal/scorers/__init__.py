@@ -13,11 +13,12 @@ from __future__ import annotations
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.scorers.base import Scorer
-from rank_xmodal.scorers.registry import class_of, get, names, parse, read, register
+from rank_xmodal.scorers.registry import ALIASES, class_of, get, names, parse, read, register, upgraded
 from rank_xmodal.scorers.settings import ScorerSettings
 from rank_xmodal.scorers.stack import Stack
 
 __all__ = [
+    "ALIASES",
     "ListBatch",
     "Needs",
     "Scorer",
@@ -29,4 +30,5 @@ __all__ = [
     "parse",
     "read",
     "register",
+    "upgraded",
 ]

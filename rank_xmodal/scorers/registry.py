@@ -48,6 +48,8 @@ _SCORERS: dict[str, type[Scorer]] = {
     )
 }
 _sought = False
+ALIASES = ("ranker",)
+"""Keys of earlier versions that settings may still have."""
 
 
 def register(scorer: type[Scorer]) -> type[Scorer]:

@@ -20,7 +20,11 @@ STAGE = {"split": "test", "candidates": 51, "gallery": 1_000, "queries": 300, "f
 
 
 def run(direction="t2i", seed=0, r1=0.5, loss="listnet", on="data", queries=None, stage=STAGE, **settings):
-    figures = {"clip": dict.fromkeys(SHOWN, 0.4), "csls": dict.fromkeys(SHOWN, 0.45), "ranker": dict.fromkeys(SHOWN, r1)}
+    figures = {
+        "clip": dict.fromkeys(SHOWN, 0.4),
+        "csls": dict.fromkeys(SHOWN, 0.45),
+        "ranker": dict.fromkeys(SHOWN, r1),
+    }
     return Outcome(
         loss, direction, "gallery", {**stage, "rows": [*figures], **figures}, queries,
         {"loss": loss, "seed": seed, "epochs": 20, **settings}, on, f"{loss}-{direction}" + f"-{seed}" * bool(seed),
@@ -29,7 +33,9 @@ def run(direction="t2i", seed=0, r1=0.5, loss="listnet", on="data", queries=None
 
 def values(runs):
     """Return R@1 of each outcome, by row."""
-    return {line.row: [one.report[line.source]["R@1"] for one in line.outcomes] for line in as_table(runs, "title").lines}
+    return {
+        line.row: [one.report[line.source]["R@1"] for one in line.outcomes] for line in as_table(runs, "title").lines
+    }
 
 
 def test_seeds_are_gathered_and_clip_and_csls_come_first():
@@ -76,7 +82,9 @@ def test_runs_evaluated_in_another_way_are_refused(key, value, what):
 def test_runs_that_disagree_about_clip_are_refused():
     other = run(loss="ranknet")
     other.report["clip"]["R@1"] = 0.41
-    with pytest.raises(UserError, match=r"listnet-t2i and ranknet-t2i .* different figures of CLIP \(R@1 0.400000 and 0.41"):
+    with pytest.raises(
+        UserError, match=r"listnet-t2i and ranknet-t2i .* different figures of CLIP \(R@1 0.400000 and 0.41"
+    ):
         as_table([run(), other], "title")
 
 

@@ -1,4 +1,4 @@
-"""Each distinct list is mined once and each distinct training made once; a study from its plan to table, files, runs."""
+"""Each distinct list is mined once, each distinct training made once; a study from its plan to its table and runs."""
 
 import io
 from collections import Counter
@@ -45,7 +45,7 @@ def mined(monkeypatch):
 
     def counting(data, direction, settings):
         request = trial.request(data, direction, settings)
-        asked[data.fingerprint, direction, *map(str, request.values())] += 1
+        asked[(data.fingerprint, direction, *map(str, request.values()))] += 1
         return real(data, direction, settings)
 
     monkeypatch.setattr(trial, "mined", counting)
@@ -80,7 +80,12 @@ def test_the_ablation_mines_each_distinct_list_once(random_set, tmp_path, mined,
 def test_refits_and_inner_folds_mine_their_lists_once_for_all_rows(random_set, tmp_path, mined):
     data = random_set(["train"] * 150 + ["val"] * 40 + ["test"] * 40, noise=1.5).write(tmp_path / "set")
     quick = QUICK | {"lr": 0.01, "epochs": 2, "negatives": 10}
-    rows = {"one": {}, "on CCA": {"on": "cca"}, "two": {"loss": "ranknet"}, "two on CCA": {"on": "cca", "loss": "ranknet"}}
+    rows = {
+        "one": {},
+        "on CCA": {"on": "cca"},
+        "two": {"loss": "ranknet"},
+        "two on CCA": {"on": "cca", "loss": "ranknet"},
+    }
     read = plan.read(plan_at(tmp_path / "p.yaml", rows=rows, judge="test", seeds=1, settings=quick), [])
     engine.run(read, data, ["t2i"], tmp_path, lambda line: None)
     assert set(mined.values()) == {1}

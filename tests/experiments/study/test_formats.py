@@ -59,7 +59,9 @@ def test_csv_is_unrounded_and_holds_raw_and_corrected_p():
 def test_people_are_shown_what_there_is():
     cells = formats._cells(table(), line(rsum=300.0, against={"CLIP": Against(1.5, 0.2, 0.0001, 0.0002)}))
     assert (cells["Rsum"], cells["- CLIP"], cells["p CLIP"]) == ("300.0", "+1.50", "< 0.001")
-    cells = formats._cells(table(), line(against={"CLIP": Against(-1.5, 0.2)}, facts={"epoch": "3"}, published=(1, 2, 3)))
+    cells = formats._cells(
+        table(), line(against={"CLIP": Against(-1.5, 0.2)}, facts={"epoch": "3"}, published=(1, 2, 3))
+    )
     assert (cells["- CLIP"], cells["p CLIP"], cells["epoch"]) == ("-1.50 ± 0.20", "", "3")
     assert cells["published R@1 / R@5 / R@10"] == "1.00 / 2.00 / 3.00"
     heading = formats.markdown(table(line())).splitlines()[2]

@@ -61,7 +61,9 @@ def test_a_small_table_is_filled_tracked_and_kept(random_set, tmp_path, capsys, 
     assert "1 epochs on lists, ours 2." in " ".join(text.split())
     table = pd.read_csv(out / "table.csv").set_index(["protocol", "direction", "row"])
     rows = ("CLIP", "CSLS", *few)
-    assert list(table.index) == [(p, d, row) for p in ("paper", "clean", "gallery") for d in ("t2i", "i2t") for row in rows]
+    assert list(table.index) == [
+        (p, d, row) for p in ("paper", "clean", "gallery") for d in ("t2i", "i2t") for row in rows
+    ]
     trials = [pd.read_parquet(path) for path in sorted((out / "trials").glob("i2t-*.parquet"))]
     assert len(trials) == 2 * 4, "per seed: CCA, ours, and the recipe on paper's lists and on clean ones"
     line = table.loc[("clean", "i2t", "ListNet")]
@@ -98,11 +100,19 @@ def test_epochs_are_those_of_the_recipe_and_ours_is_trained_twice_as_long(random
 
     monkeypatch.setattr(trial, "run", stop)
     monkeypatch.setattr("experiments.study.engine.run", lambda plan, *rest: asked.append(plan) or stop(plan, None))
-    for more, recipe, ours, seeds in (([], 3, 6, 1), (["--full"], 100, 20, 5), (["--epochs", 4, "--seeds", 2], 4, 8, 2)):
+    for more, recipe, ours, seeds in (
+        ([], 3, 6, 1),
+        (["--full"], 100, 20, 5),
+        (["--epochs", 4, "--seeds", 2], 4, 8, 2),
+    ):
         with pytest.raises(SystemExit):
             paper(data, tmp_path / "o", *more)
         rows = {name: row.settings for name, row in asked[-1].trained.items()}
-        assert (rows["RankNet"].epochs, rows["RankNet"].patience, rows["ours, ListNet"].epochs) == (recipe, recipe, ours)
+        assert (rows["RankNet"].epochs, rows["RankNet"].patience, rows["ours, ListNet"].epochs) == (
+            recipe,
+            recipe,
+            ours,
+        )
         assert rows["VSE++"].epochs == 30
         assert asked[-1].seeds == seeds
 

@@ -89,7 +89,10 @@ def test_the_plans_that_come_along_are_sound(path):
         ({"against": ["nobody"]}, "against: 'nobody' is no row. Rows are CLIP, CSLS, one"),
         ({"against": ["ome"]}, "against: 'ome' is no row. Did you mean 'one'?"),
         ({"against": "CLIP"}, "against: Input should be a valid tuple, found 'CLIP'"),
-        ({"rows": {"one": {"los": "listnet"}}}, "rows: one: unknown key 'los' for scorer=context_aware. Did you mean 'lo"),
+        (
+            {"rows": {"one": {"los": "listnet"}}},
+            "rows: one: unknown key 'los' for scorer=context_aware. Did you mean 'lo",
+        ),
         ({"rows": {"one": {"scorer": "vsep"}}}, "rows: one: scorer='vsep': no such scorer. Did you mean 'vsepp'?"),
         ({"rows": {"one": ["listnet"]}}, "rows: one: Input should be a valid dictionary, found ['listnet']"),
         ({"rows": {"one": {"lr": -1}}}, "rows: one: lr=-1:"),
@@ -117,7 +120,10 @@ def test_what_is_wrong_with_a_plan_is_said_with_its_place(tmp_path, keys, messag
     ("keys", "message"),
     [
         ({"gird": {}}, "unknown key 'gird'. Did you mean 'grid'?"),
-        ({"grid": {"dmodel": [8]}}, "the point dmodel=8: unknown key 'dmodel' for scorer=context_aware. Did you mean 'd_m"),
+        (
+            {"grid": {"dmodel": [8]}},
+            "the point dmodel=8: unknown key 'dmodel' for scorer=context_aware. Did you mean 'd_m",
+        ),
         ({"settings": {"epoch": 1}}, "unknown key 'epoch' for scorer=context_aware. Did you mean 'epochs'?"),
         ({"grid": {"d_model": []}}, "grid: d_model: List should have at least 1 item"),
         ({"grid": {"d_model": 8}}, "grid: d_model: Input should be a valid list, found 8"),

@@ -11,7 +11,9 @@ from rank_xmodal.evaluation.judging import SHOWN
 from rank_xmodal.evaluation.significance import holm, paired_p
 
 
-def outcome(row="one", direction="t2i", hits=0.6, csls=0.45, protocol="gallery", on="", queries=200, seed=None, **report):
+def outcome(
+    row="one", direction="t2i", hits=0.6, csls=0.45, protocol="gallery", on="", queries=200, seed=None, **report
+):
     """Return an outcome over some queries, of which CLIP hits the first 40 %."""
     rng = np.random.default_rng(0 if seed is None else seed)
     own = (rng.random(queries) < hits).astype(float) if np.isscalar(hits) else np.asarray(hits, float)
@@ -73,8 +75,13 @@ def test_all_p_values_of_a_protocol_are_one_family():
 
 
 def test_csls_is_meaned_over_the_query_banks_and_each_row_meets_its_own():
-    """A scorer that was fitted again on train and val has a larger bank, and another row CSLS, than one that was not."""
-    outcomes = [outcome(seed=0, csls=0.5), outcome(seed=1, csls=0.6), outcome(seed=2, csls=0.6), outcome("two", csls=0.6)]
+    """A scorer that was fitted again on train and val has a larger bank, and another CSLS, than one that was not."""
+    outcomes = [
+        outcome(seed=0, csls=0.5),
+        outcome(seed=1, csls=0.6),
+        outcome(seed=2, csls=0.6),
+        outcome("two", csls=0.6),
+    ]
     for order in (outcomes, outcomes[::-1]):
         table = tabulate(order, Table("title", against=("CLIP", "CSLS")))
         found = {line.row: line for line in table.lines}
@@ -103,7 +110,9 @@ def test_queries_are_paired_by_their_row():
 
 
 def test_rsum_adds_six_figures_and_needs_both_directions():
-    found = lines([outcome(hits=[1, 0], queries=2), outcome("one", "i2t", hits=[1, 1], queries=2), outcome("two", queries=2)])
+    found = lines(
+        [outcome(hits=[1, 0], queries=2), outcome("one", "i2t", hits=[1, 1], queries=2), outcome("two", queries=2)]
+    )
     assert found["one", "t2i"].rsum == found["one", "i2t"].rsum == pytest.approx(3 * 50 + 3 * 100)
     assert np.isnan(found["two", "t2i"].rsum)
 
