@@ -7,15 +7,18 @@ the same model and weights, before anything is trained.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.table import Table
 
+import experiments
 from data_prep.weights import check_quick_gelu
 from experiments.results.names import HEADINGS
 from rank_xmodal.data.embedding_set import DIRECTIONS, Direction, EmbeddingSet
 from rank_xmodal.errors import UserError, did_you_mean
 from rank_xmodal.evaluation.judging import mean, per_query
+from rank_xmodal.files import read_yaml
 from rank_xmodal.retrieval.gallery import rank_gallery
 
 TOLERANCE = 0.3
@@ -33,47 +36,18 @@ SPLITS = {"flickr30k": (1_000, 5_000), "coco": (5_000, 25_010)}
 Figures = dict[str, dict[Direction, tuple[float, float, float]]]
 
 
-def _figures(*values: float) -> Figures:
-    t2i, i2t, coco_t2i, coco_i2t = (values[k : k + 3] for k in (0, 3, 6, 9))
-    return {"flickr30k": {"t2i": t2i, "i2t": i2t}, "coco": {"t2i": coco_t2i, "i2t": coco_i2t}}  # type: ignore[dict-item]
+def _published() -> dict[tuple[str, str], Figures]:
+    """Read what open_clip publishes, by model and pretrained tag."""
+    read = read_yaml(Path(experiments.__file__).parent / "plans" / "published" / "openclip.yaml")
+    return {
+        (one["model"], one["pretrained"]): {
+            dataset: {direction: tuple(one[dataset][direction]) for direction in DIRECTIONS} for dataset in SPLITS
+        }
+        for one in read["models"]
+    }
 
 
-# open_clip's docs/openclip_retrieval_results.csv at commit 05e7db4, in %: Flickr30K's image retrieval R@1, R@5, R@10,
-# its text retrieval, then the same of COCO. Image retrieval is text to image.
-# fmt: off
-PUBLISHED: dict[tuple[str, str], Figures] = {
-    ("ViT-B-32-quickgelu", "openai"): _figures(
-        58.78, 83.56, 90.02,  78.90, 94.90, 98.20,  30.44, 55.94, 66.87,  50.12, 75.00, 83.52),
-    ("ViT-B-32", "openai"): _figures(
-        58.78, 83.56, 90.02,  78.90, 94.90, 98.20,  30.44, 55.94, 66.87,  50.12, 75.00, 83.52),
-    ("ViT-B-16", "openai"): _figures(
-        62.16, 85.72, 91.92,  82.20, 96.60, 99.00,  33.09, 58.42, 68.99,  52.42, 76.70, 84.62),
-    ("ViT-L-14", "openai"): _figures(
-        64.96, 87.24, 92.04,  85.20, 97.40, 99.20,  36.51, 61.06, 71.13,  56.34, 79.38, 86.60),
-    ("ViT-L-14-336", "openai"): _figures(
-        66.90, 89.00, 93.34,  87.70, 98.50, 99.40,  37.09, 61.62, 71.47,  57.94, 81.20, 87.92),
-    ("RN50-quickgelu", "openai"): _figures(
-        57.36, 83.18, 90.04,  80.00, 95.00, 97.90,  28.54, 52.91, 64.59,  48.84, 72.78, 82.12),
-    ("RN101-quickgelu", "openai"): _figures(
-        58.04, 82.28, 88.52,  79.00, 94.90, 97.40,  30.69, 55.46, 66.03,  49.82, 74.48, 82.50),
-    ("ViT-B-32-quickgelu", "laion400m_e32"): _figures(
-        61.70, 85.46, 90.86,  78.80, 94.00, 97.00,  35.33, 60.89, 71.65,  52.58, 76.72, 84.64),
-    ("ViT-B-32", "laion2b_s34b_b79k"): _figures(
-        66.78, 88.38, 93.10,  84.10, 96.20, 98.30,  39.34, 65.43, 75.61,  56.32, 79.84, 87.12),
-    ("ViT-B-32", "datacomp_xl_s13b_b90k"): _figures(
-        61.08, 84.92, 90.92,  79.00, 93.90, 96.20,  37.14, 62.35, 72.68,  53.54, 77.78, 86.04),
-    ("ViT-B-16", "laion2b_s34b_b88k"): _figures(
-        69.84, 90.38, 94.56,  86.30, 97.90, 99.40,  42.31, 67.70, 77.06,  59.44, 81.78, 88.62),
-    ("ViT-B-16", "datacomp_xl_s13b_b90k"): _figures(
-        67.56, 88.34, 93.00,  85.10, 97.20, 98.40,  40.16, 65.95, 75.62,  57.44, 80.86, 88.30),
-    ("ViT-L-14", "laion2b_s32b_b82k"): _figures(
-        75.52, 92.86, 95.94,  89.50, 98.70, 99.40,  46.51, 71.08, 79.80,  63.36, 83.98, 90.74),
-    ("ViT-L-14", "datacomp_xl_s13b_b90k"): _figures(
-        73.38, 91.74, 95.54,  89.00, 98.60, 99.70,  45.73, 70.03, 79.16,  63.30, 84.14, 90.40),
-    ("ViT-H-14", "laion2b_s32b_b79k"): _figures(
-        77.64, 94.18, 96.60,  90.70, 99.20, 99.70,  49.48, 73.38, 81.51,  65.92, 86.06, 91.88),
-}
-# fmt: on
+PUBLISHED = _published()
 
 
 @dataclass(frozen=True)

@@ -114,9 +114,8 @@ def study(
 
 
 def _study(
-    plan: Plan, folder: Path, direction: str, out: Path | None, mlruns: Path, style: str, plots: Path | None = None
-) -> Path:
-    """Run a plan, show its table and return where its files are."""
+    plan: Plan, folder: Path, direction: str, out: Path | None, mlruns: Path, style: str, plots: Path | None
+) -> None:
     from experiments.study import engine
     from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 
@@ -127,7 +126,6 @@ def _study(
     _show(table, style)
     _draw(table, plots)
     say(f"wrote {out / 'table.csv'} and {out / 'table.md'}")
-    return out
 
 
 @click.command()
@@ -176,8 +174,8 @@ def paper(
     from rank_xmodal.scorers.list_trained import ListTrainedSettings
 
     plan = _plan("baselines" if baselines else "paper", [f"device={device}"])
-    epochs, ours = epochs or (100 if full else 3), min(2 * (epochs or (100 if full else 3)), 20)
-    trained = {}
+    epochs, seeds = epochs or (100 if full else 3), seeds or (5 if full else 1)
+    ours, trained = min(2 * epochs, 20), {}
     for name, row in plan.trained.items():
         if row.settings.scorer == "allrank" and not find_spec("allrank"):
             say(f"{name}: allRank is not installed; the row is left out.")
@@ -186,11 +184,8 @@ def paper(
             update = {"epochs": epochs, "patience": epochs} if row.as_judged else {"epochs": ours}
             row = replace(row, settings=row.settings.model_copy(update=update))
         trained[name] = row
-    note = f"{epochs} epochs on lists, ours {ours}."
-    counts = {"seeds": seeds or (5 if full else 1)}
-    _study(
-        plan.model_copy(update={**counts, "trained": trained, "note": note}), data, "both", out, mlruns, style, plots
-    )
+    changed: dict[str, Any] = {"seeds": seeds, "trained": trained, "note": f"{epochs} epochs on lists, ours {ours}."}
+    _study(plan.model_copy(update=changed), data, "both", out, mlruns, style, plots)
 
 
 @click.command()

@@ -1,15 +1,11 @@
 """The paper's table: what the protocols do to CLIP's own row, and a whole small run."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import experiments
 from data_prep.mining.miner import mine
-from experiments.checks import reading_the_table
 from experiments.cli import main as cli
 from experiments.run.tracking import read_runs
 from experiments.study import plan, trial
@@ -131,21 +127,3 @@ def test_a_count_below_one_is_refused(option, capsys):
         cli.main(["paper", "--data", "data/none", option, "0"])
     assert stop.value.code == 2
     assert f"'{option}': 0 is not in the range" in capsys.readouterr().err
-
-
-def test_the_page_on_reading_the_table_says_what_its_example_prints(capsys):
-    reading_the_table.main()
-    printed = capsys.readouterr().out.splitlines()
-    page = (Path(experiments.__file__).parents[1] / "docs" / "reading-the-table.md").read_text().splitlines()
-    assert len(printed) == 12
-    for line in printed:
-        assert "    " + line in page
-
-
-def test_a_half_and_a_fifth():
-    data = reading_the_table.corpus()
-    text, image = (list(reading_the_table.rows(data, direction).values()) for direction in ("t2i", "i2t"))
-    whole, unprotected = text[0], text[4]
-    assert unprotected[0] == pytest.approx(whole[0] / 2, abs=2)
-    assert unprotected[2] == pytest.approx(whole[2], abs=1)
-    assert image[2][0] == pytest.approx(image[0][0] / 5, abs=2)

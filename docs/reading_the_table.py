@@ -1,6 +1,6 @@
 """Why the paper's row for CLIP is too low, on a corpus made of numbers.
 
-Run it as ``python -m experiments.checks.reading_the_table``.
+Run it as ``python docs/reading_the_table.py``.
 
 1,000 images with five captions each, embeddings drawn so that plain cosine search finds the right one about as often as
 CLIP does on Flickr30K. The same scores, evaluated with five kinds of lists.
