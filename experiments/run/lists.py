@@ -10,11 +10,11 @@ from data_prep.mining.miner import mine
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.scorers.list_trained import ListTrainedSettings
+from rank_xmodal.scorers.settings import ListSettings
 
 POOL = 200
 
-Miner = Callable[[EmbeddingSet, Direction, ListTrainedSettings], CandidateLists]
+Miner = Callable[[EmbeddingSet, Direction, ListSettings], CandidateLists]
 """Returns the training lists that settings ask for."""
 
 
@@ -32,7 +32,7 @@ def gallery_size(data: EmbeddingSet, direction: Direction) -> int:
     return next(size for size in sizes if size)
 
 
-def pool_size(data: EmbeddingSet, direction: Direction, settings: ListTrainedSettings) -> int | Literal["all"]:
+def pool_size(data: EmbeddingSet, direction: Direction, settings: ListSettings) -> int | Literal["all"]:
     """Return the miner's pool: the settings' own, or under "auto" 200, for natural lists the gallery to be met."""
     if settings.pool != "auto":
         return settings.pool
@@ -41,13 +41,13 @@ def pool_size(data: EmbeddingSet, direction: Direction, settings: ListTrainedSet
     return min(gallery_size(data, direction), len(data.candidate_rows(direction, "train")))
 
 
-def request(data: EmbeddingSet, direction: Direction, settings: ListTrainedSettings) -> dict[str, Any]:
+def request(data: EmbeddingSet, direction: Direction, settings: ListSettings) -> dict[str, Any]:
     """Return what the miner is asked for: two trainings with equal requests on a set have equal lists."""
     pool = pool_size(data, direction, settings)
     return {"protocol": settings.lists, "pool": pool, "negatives": settings.negatives, "seed": settings.seed}
 
 
-def mined(data: EmbeddingSet, direction: Direction, settings: ListTrainedSettings) -> CandidateLists:
+def mined(data: EmbeddingSet, direction: Direction, settings: ListSettings) -> CandidateLists:
     """Mine the training lists that the settings ask for.
 
     Raises
@@ -61,7 +61,7 @@ def mined(data: EmbeddingSet, direction: Direction, settings: ListTrainedSetting
 def kept_or_mined(say: Callable[[str], None] = print) -> Miner:
     """Return a miner that reads lists mined before in the same way, and keeps what it mines in the embedding set."""
 
-    def lists_of(data: EmbeddingSet, direction: Direction, settings: ListTrainedSettings) -> CandidateLists:
+    def lists_of(data: EmbeddingSet, direction: Direction, settings: ListSettings) -> CandidateLists:
         if data.root is None:  # part of a set, made up for a fold or a second fit
             return mined(data, direction, settings)
         wanted = request(data, direction, settings)

@@ -21,9 +21,10 @@ from rank_xmodal.evaluation.calibration import Calibration
 from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.gallery import RankedGallery, has_split, rank_gallery
 from rank_xmodal.scorers import Scorer, ScorerSettings, Stack, class_of
-from rank_xmodal.scorers.list_trained import SMALL, ListTrainedSettings
+from rank_xmodal.scorers.list_trained import SMALL
+from rank_xmodal.scorers.settings import ListSettings
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
-from rank_xmodal.training.crossfit import inner_folds
+from rank_xmodal.training.crossfit import inner_count, inner_folds
 from rank_xmodal.training.watch import Watch
 
 
@@ -113,12 +114,11 @@ def plan(
         )
     if lists is not None and lists.direction != direction:
         raise UserError(f"--lists: its lists are {lists.direction}, --direction is {direction}.")
-    if lists is not None and (not scorer.needs.lists or base.fitted_on_pairs):
-        why = (
-            f"on={base.name} scores lists out of fold, and mines them"
-            if scorer.needs.lists
-            else "is not trained on any"
-        )
+    if lists is not None and (not scorer.needs.lists or base.fitted_on_pairs or scorer.out_of_fold is not None):
+        why = "is not trained on any"
+        if scorer.needs.lists:
+            fitted = f"on={base.name}" if base.fitted_on_pairs else f"scorer={scorer.name}"
+            why = f"can't take them: {fitted} scores lists out of fold, and mines them"
         raise UserError(f"--lists: scorer={scorer.name} {why}. Leave the option out.")
     return Plan(_parts(data, direction, settings, scorer, base, lists, mine), validation)
 
@@ -134,10 +134,11 @@ def _parts(
 ) -> list[TrainingPart]:
     if not scorer.needs.lists:
         return []
-    assert isinstance(settings, ListTrainedSettings)
-    if not base.fitted_on_pairs:
+    assert isinstance(settings, ListSettings)
+    if not base.fitted_on_pairs and scorer.out_of_fold is None:
         return [TrainingPart(lists if lists is not None else mine(data, direction, settings), data)]
-    return [TrainingPart(mine(held, direction, settings), rest) for rest, held in inner_folds(data, seed=settings.seed)]
+    folds = inner_folds(data, inner_count(data, scorer.out_of_fold), settings.seed)
+    return [TrainingPart(mine(held, direction, settings), rest) for rest, held in folds]
 
 
 def fit(

@@ -39,25 +39,23 @@ class Row:
         return self.settings.model_copy(update={**lists, "seed": self.settings.seed + seed})
 
 
-class Strict(BaseModel):
-    """What a YAML file may hold."""
+class Published(BaseModel):
+    """A file of figures of others: R@1, R@5 and R@10 in %, and where they are from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-
-class Published(Strict):
-    """Figures of others: R@1, R@5 and R@10 in %, and where they are from."""
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: dict[str, dict[Direction, tuple[float, float, float]]] = {}
     note: str = ""
 
 
-class PlanFile(Strict):
+class PlanFile(BaseModel):
     """The keys of a plan's file.
 
     Of a `grid` each combination is a row. `judge` says which of the set's own splits is judged, `seeds` times; `folds`
     take the place of both. `published` names a file of figures to print beside one's own; `note` ends each caption.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     rows: dict[str, dict[str, Any] | None] = {}
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}

@@ -21,7 +21,7 @@ from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.devices import pick_device
 from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery, rank_gallery
 from rank_xmodal.scorers import ScorerSettings
-from rank_xmodal.scorers.list_trained import ListTrainedSettings
+from rank_xmodal.scorers.settings import ListSettings
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Desk:
 
     def request(self, direction: Direction, settings: ScorerSettings) -> tuple[str, ...]:
         """Return what lists a fit asks for; trials in the order of these mine nothing twice."""
-        if not isinstance(settings, ListTrainedSettings):
+        if not isinstance(settings, ListSettings):
             return (direction,)
         return (direction, *map(str, request(self.data, direction, settings).values()))
 
-    def mine(self, data: EmbeddingSet, direction: Direction, settings: ListTrainedSettings) -> CandidateLists:
+    def mine(self, data: EmbeddingSet, direction: Direction, settings: ListSettings) -> CandidateLists:
         """Return training lists of the part, or of what a fit made of it."""
         if (wanted := self.request(direction, settings)) != self._request:
             self._request, self._lists = wanted, {}

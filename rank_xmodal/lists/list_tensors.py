@@ -51,6 +51,10 @@ class ListTensors:
     shift : Tensor (Q,), int64, or None
         Where the neighbours of a list's candidates begin: lists that were scored by different fits have tables of their
         own, one behind the other. None for one table.
+    features : Tensor (Q, L, F) or None
+        Scores of training lists by fits that have not met them; see `Scorer.held_out_features`.
+    fold : Tensor (Q,), int64, or None
+        The inner fold of each list.
     projected : Tensor (m, k) or None
         See `ListBatch`.
     """
@@ -64,6 +68,8 @@ class ListTensors:
     cosine: torch.Tensor
     group: torch.Tensor
     shift: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    fold: torch.Tensor | None = None
     projected: torch.Tensor | None = None
 
     @classmethod
@@ -121,6 +127,8 @@ class ListTensors:
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("query_row", "rows", "labels", "cosine")
         }
+        if one.features is not None:
+            of_lists["features"] = torch.cat([part.features for part in parts if part.features is not None])
         tables = [part.neighbours for part in parts]
         starts = torch.tensor([0, *(len(table.cosine) for table in tables[:-1])]).cumsum(0)
         counts = torch.tensor([len(part) for part in parts])
@@ -131,6 +139,7 @@ class ListTensors:
                 torch.cat([table.cosine for table in tables]), torch.cat([table.group for table in tables])
             ),
             shift=torch.repeat_interleave(starts, counts).to(one.rows.device),
+            fold=torch.repeat_interleave(torch.arange(len(parts)), counts).to(one.rows.device),
         )
 
     def projected_by(self, scorer: ScoresLists) -> ListTensors:

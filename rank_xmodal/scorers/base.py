@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from typing_extensions import Self
@@ -77,6 +77,17 @@ class Scorer(ABC):
     def fitted_on_pairs(self) -> bool:
         """Whether its scores of training pairs look better than those of others, because it has seen them."""
         return type(self).fit is not Scorer.fit
+
+    @property
+    def out_of_fold(self) -> int | Literal["auto"] | None:
+        """The inner folds that its training lists have to be scored by; None where no fit of its own scores them."""
+        return None
+
+    def held_out_features(
+        self, knows: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int
+    ) -> torch.Tensor:
+        """Return features of training lists, (Q, L, F), by fits on what `knows` has as train; where `out_of_fold`."""
+        raise NotImplementedError
 
     def fit(
         self,

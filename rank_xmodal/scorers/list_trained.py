@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from rank_xmodal import losses
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
-from rank_xmodal.errors import UserError, did_you_mean
+from rank_xmodal.errors import UserError
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.scoring import HeldOut
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.context_aware.ranker import RankerConfig
-from rank_xmodal.scorers.settings import ScorerSettings
+from rank_xmodal.scorers.settings import ListSettings
 from rank_xmodal.training.loop import Network, train
 from rank_xmodal.training.settings import TrainingSettings
 from rank_xmodal.training.step import Loss
@@ -43,37 +43,19 @@ PAPER: dict[str, Any] = {
 }
 
 
-class ListTrainedSettings(TrainingSettings, ScorerSettings):
+class ListTrainedSettings(TrainingSettings, ListSettings):
     """Which lists, how large a network, how it is trained."""
 
-    lists: Literal["natural", "clean", "paper"] = Field("natural", description="the miner's protocol for training")
-    negatives: int = Field(50, ge=1, description="negatives in a list")
-    pool: int | Literal["all", "auto"] = Field(
-        "auto", description="see the miner; auto: 200, natural: as test's gallery"
-    )
     d_model: int = Field(64, ge=1)
     layers: int = Field(1, ge=0)
     heads: int = Field(4, ge=1)
     d_ff: int = Field(128, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
 
-    @field_validator("loss")
-    @classmethod
-    def _known_loss(cls, value: str) -> str:
-        if value not in losses.names():
-            raise ValueError(
-                f"no such loss.{did_you_mean(value, losses.names())} Known are {', '.join(losses.names())}"
-            )
-        return value
-
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _heads_fit(self) -> Self:
         if self.d_model % self.heads:
             raise ValueError(f"d_model={self.d_model} must be a multiple of heads={self.heads}")
-        try:
-            losses.get(self.loss, **self.loss_params)
-        except UserError as error:
-            raise ValueError(str(error)) from error
         return self
 
 

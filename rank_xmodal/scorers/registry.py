@@ -12,6 +12,7 @@ from rank_xmodal.errors import UserError, did_you_mean
 from rank_xmodal.files import read_yaml
 from rank_xmodal.scorers.allrank import AllRank
 from rank_xmodal.scorers.base import Scorer
+from rank_xmodal.scorers.combined.scorer import Combined
 from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.cosine import Cosine
 from rank_xmodal.scorers.csls import CSLS
@@ -43,6 +44,7 @@ _SCORERS: dict[str, type[Scorer]] = {
         VSEPP,
         Gaussian,
         Convex,
+        Combined,
         ContextAware,
         AllRank,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
+from rank_xmodal import losses
 from rank_xmodal.errors import UserError, did_you_mean
 
 
@@ -53,3 +54,32 @@ class ScorerSettings(BaseModel):
             found = f"{key}={first['input']!r}: " if key else ""
             message = first["msg"].removeprefix("Value error, ").rstrip(".")
             raise UserError(f"{where}: {found}{message}.") from error
+
+
+class ListSettings(ScorerSettings):
+    """Which lists a scorer is trained on, and by which loss."""
+
+    loss: str = Field("listnet", description="one of rank_xmodal.losses.names()")
+    loss_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the loss")
+    lists: Literal["natural", "clean", "paper"] = Field("natural", description="the miner's protocol for training")
+    negatives: int = Field(50, ge=1, description="negatives in a list")
+    pool: int | Literal["all", "auto"] = Field(
+        "auto", description="see the miner; auto: 200, natural: as test's gallery"
+    )
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, value: str) -> str:
+        if value not in losses.names():
+            raise ValueError(
+                f"no such loss.{did_you_mean(value, losses.names())} Known are {', '.join(losses.names())}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _loss_takes_them(self) -> Self:
+        try:
+            losses.get(self.loss, **self.loss_params)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -175,7 +175,10 @@ def _training_tensors(
     # Out of fold: neither the base nor the bank has met the lists' queries or candidates.
     base = stack.base.refitting().fit(part.knows, direction, seed=seed)
     bank = np.asarray(data.queries(direction)[choose_bank(part.knows, direction, seed=seed)])
-    return Stack(stack.scorer, bank, base).tensors(data, part.lists, device)
+    tensors = Stack(stack.scorer, bank, base).tensors(data, part.lists, device)
+    if stack.scorer.out_of_fold is not None:
+        tensors = replace(tensors, features=stack.scorer.held_out_features(part.knows, direction, tensors, seed))
+    return tensors
 
 
 COMPARED = (Cosine, CSLS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -12,7 +13,16 @@ from scipy.sparse.csgraph import connected_components
 from rank_xmodal.data.embedding_set import EmbeddingSet
 
 FOLDS = 5
+LARGE = 1_000  # training images from which on two folds leave enough to fit on
 _OUT = "other fold"
+
+
+def inner_count(data: EmbeddingSet, asked: int | Literal["auto"] | None) -> int:
+    """Return how many inner folds there are: as asked, else 5, and of 1,000 training images or more 2 if "auto"."""
+    if isinstance(asked, int):
+        return asked
+    large = int((data.images["split"] == "train").sum()) >= LARGE
+    return 2 if asked == "auto" and large else FOLDS
 
 
 def inner_folds(data: EmbeddingSet, folds: int = FOLDS, seed: int = 0) -> Iterator[tuple[EmbeddingSet, EmbeddingSet]]:

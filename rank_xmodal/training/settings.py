@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -11,7 +11,6 @@ class TrainingSettings(BaseModel):
     """How the training loop goes."""
 
     loss: str = Field("listnet", description="one of rank_xmodal.losses.names()")
-    loss_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the loss")
     epochs: int = Field(20, ge=1)
     patience: int = Field(5, ge=1, description="epochs without a better validation before stopping early")
     batch_size: int = Field(64, ge=1, description="lists in a step")

@@ -71,19 +71,22 @@ class Convex(Projection):
     Settings: ClassVar[type[ConvexSettings]] = ConvexSettings
     settings: ConvexSettings
     rank: int = 0
+    cores: torch.Tensor
+    """(strengths, k, k): N at each of them."""
 
     def solve(self, pairs: TrainingPairs, validation: Validation | None, seed: int, watch: Watch) -> Maps:
         """Find N by L-BFGS; without chance, so `seed` changes nothing."""
         problem = _Problem.of(pairs)
         self.rank = problem.rank
-        start, found = np.zeros(problem.rank**2), torch.zeros(problem.rank, problem.rank)
+        start, found = np.zeros(problem.rank**2), []
         for strength in self.settings.strengths:
             start = scipy.optimize.minimize(
                 problem, start, args=(strength / len(pairs.images),), jac=True, method="L-BFGS-B",
                 options={"maxiter": ITERATIONS},
             ).x  # fmt: skip
-            found += torch.from_numpy(start).float().view(found.shape) / len(self.settings.strengths)
-        return Residual(problem.into, found.to(problem.into.device), problem.out), nn.Identity()
+            found.append(torch.from_numpy(start).float().view(problem.rank, problem.rank))
+        self.cores = torch.stack(found)
+        return Residual(problem.into, self.cores.mean(0).to(problem.into.device), problem.out), nn.Identity()
 
     def as_query(self, mapped: torch.Tensor) -> torch.Tensor:
         """Return it as it is: lengths count."""

@@ -29,7 +29,8 @@ def test_every_loss_is_trained_in_both_directions_compared_and_kept(config, tmp_
     for table in tables:
         assert [line.row for line in table.lines] == ["CLIP", "CSLS", "listnet", "ranknet"] * 2
         assert [line.of[1] for line in table.lines] == ["t2i"] * 4 + ["i2t"] * 4
-    assert [line.figure("MRR") for line in tables[0].lines][2] == [line.figure("MRR") for line in tables[1].lines][2]
+    first, again = ([line.figure("MRR").mean for line in table.lines] for table in tables)
+    assert first == again
     assert sum("already trained" in line for line in said) == 4
     assert len(read_runs(tmp_path / "mlruns", "random")) == 4
     assert (tmp_path / "runs" / "comparison.png").stat().st_size > 5_000

@@ -14,6 +14,7 @@ from rank_xmodal.retrieval.gallery import rank_gallery
 from rank_xmodal.scorers.folder import load, save
 from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
+from rank_xmodal.training.crossfit import inner_folds
 
 CPU = torch.device("cpu")
 MAPS = [name for name in scorers.names() if issubclass(scorers.class_of(name), Projection)]
@@ -34,9 +35,13 @@ def quick(name, **values):
 
 def fitted(corpus, name, direction="t2i", seed=0):
     """Return a stack, fitted as `train` does it without a validation."""
-    lists = corpus.lists_of(corpus.data, direction)
-    parts = [TrainingPart(lists, corpus.data)]
-    return fit_stack(quick(name), corpus.data, direction, parts=parts, seed=seed, device=CPU)
+    scorer = quick(name)
+    if scorer.out_of_fold is None:
+        parts = [TrainingPart(corpus.lists_of(corpus.data, direction), corpus.data)]
+    else:
+        folds = inner_folds(corpus.data, 2, seed)
+        parts = [TrainingPart(corpus.lists_of(held, direction), rest) for rest, held in folds]
+    return fit_stack(scorer, corpus.data, direction, parts=parts, seed=seed, device=CPU)
 
 
 def scores_of(stack, data, direction="t2i", split="test"):
@@ -70,7 +75,7 @@ def test_an_unknown_direction_is_refused(corpus, name):
         quick(name).fit(corpus.data, "image")
 
 
-@pytest.mark.parametrize("name", [*MAPS, "context_aware", "allrank"])
+@pytest.mark.parametrize("name", [*MAPS, "combined", "context_aware", "allrank"])
 def test_scoring_before_fitting_is_an_error(corpus, name):
     with pytest.raises(RuntimeError, match="fit comes before score"):
         quick(name).score(corpus.random_batch())

@@ -1,0 +1,129 @@
+"""The weights of a combination: base + w . z, any ranking loss, a penalty chosen in the inner folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+import torch
+from torch import Tensor
+
+from rank_xmodal.evaluation.significance import standard_error
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+PENALTIES = (3.0, 10.0, 30.0, 100.0, float("inf"))  # infinity: the base alone
+FEW = 200  # groups below which a gain must be a whole standard error
+_ITERATIONS = 30
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Training lists as the solver sees them.
+
+    Attributes
+    ----------
+    z : Tensor (Q, L, F)
+        Features, centred in the list and of common size; 0 at padding.
+    base : Tensor (Q, L)
+    labels : Tensor (Q, L)
+        Above 0 is relevant, -1 is padding.
+    fold, group : ndarray (Q,)
+        The inner fold of each list, and which belong together.
+    """
+
+    z: Tensor
+    base: Tensor
+    labels: Tensor
+    fold: np.ndarray
+    group: np.ndarray
+
+    def of(self, chosen: np.ndarray) -> Lists:
+        """Return some of the lists, bool (Q,) or rows."""
+        at = torch.from_numpy(np.flatnonzero(chosen) if chosen.dtype == bool else chosen)
+        return Lists(self.z[at], self.base[at], self.labels[at], self.fold[at.numpy()], self.group[at.numpy()])
+
+
+def any_on_top(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Join the relevant items of each list into one whose score is the log of the sum of their exponentials.
+
+    What counts is that any of them comes first: with one relevant item nothing changes.
+    """
+    relevant = labels > 0
+    first = relevant.int().argmax(1, keepdim=True)
+    joined = scores.masked_fill(~relevant, -torch.inf).logsumexp(1, keepdim=True)
+    at_first = torch.zeros_like(relevant).scatter_(1, first, True)
+    one = torch.where(relevant, -1, labels.to(torch.int64)).masked_fill(at_first & relevant, 1)
+    return torch.where(at_first & relevant, joined, scores), one
+
+
+def reciprocal_rank(scores: Tensor, labels: Tensor) -> np.ndarray:
+    """Return that of the best relevant item of each list, (Q,); ties count against it."""
+    relevant, valid = labels > 0, labels >= 0
+    best = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
+    above = ((scores >= best) & valid & ~relevant).sum(1)
+    return (1.0 / (1 + above)).double().numpy()
+
+
+def temperature(lists: Lists, loss: Loss) -> float:
+    """Return the factor at which the base alone has the least loss."""
+
+    def value(log: float) -> float:
+        return float(loss(*any_on_top(lists.base * float(np.exp(log)), lists.labels)))
+
+    return float(np.exp(scipy.optimize.minimize_scalar(value, bounds=(-3.0, 8.0), method="bounded").x))
+
+
+def solve(lists: Lists, loss: Loss, weight: float, penalty: float, start: np.ndarray) -> np.ndarray:
+    """Return w, (F,): the least of ``weight * loss(base + w . z) + penalty / (2 Q) ||w - start||^2`` by L-BFGS."""
+    if not np.isfinite(penalty):
+        return start
+    share = penalty / len(lists.z)
+    flat = lists.z.reshape(-1, lists.z.shape[-1])
+
+    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
+        scores = (lists.base + (flat @ torch.from_numpy(w).to(flat.dtype)).view_as(lists.base)).requires_grad_()
+        value = weight * loss(*any_on_top(scores, lists.labels))
+        (slope,) = torch.autograd.grad(value, scores)
+        gradient = (flat.T @ slope.reshape(-1)).double().numpy()
+        moved = w - start
+        return float(value.detach()) + share / 2 * float(moved @ moved), gradient + share * moved
+
+    found = scipy.optimize.minimize(
+        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "ftol": 1e-6}
+    )
+    return np.asarray(found.x)
+
+
+def choose(
+    lists: Lists, loss: Loss, weight: float, start_of: Callable[[Lists], np.ndarray]
+) -> tuple[float, np.ndarray]:
+    """Choose the penalty in the inner folds, then solve on all lists; return both.
+
+    Of the penalties whose held-out reciprocal rank is within half a standard error of the best (over groups, paired;
+    a whole one where there are few) the strongest is taken: a gain inside the noise is no gain.
+
+    Parameters
+    ----------
+    lists, loss, weight
+        See `solve`.
+    start_of : lists -> w
+        Where the solution starts and what it is penalised towards.
+    """
+    held = {penalty: np.zeros(len(lists.fold)) for penalty in PENALTIES}
+    for fold in np.unique(lists.fold):
+        rest, out = lists.of(lists.fold != fold), lists.of(lists.fold == fold)
+        start = start_of(rest)
+        for penalty in PENALTIES:
+            w = torch.from_numpy(solve(rest, loss, weight, penalty, start)).to(out.z.dtype)
+            held[penalty][lists.fold == fold] = reciprocal_rank(out.base + out.z @ w, out.labels)
+    best = max(PENALTIES, key=lambda penalty: held[penalty].mean())
+    share = 1.0 if len(np.unique(lists.group)) < FEW else 0.5
+
+    def as_good(penalty: float) -> bool:
+        behind = held[best] - held[penalty]
+        return bool(behind.mean() <= share * standard_error(behind, lists.group))
+
+    chosen = max(penalty for penalty in PENALTIES if as_good(penalty))
+    return chosen, solve(lists, loss, weight, chosen, start_of(lists))
