@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -84,6 +85,22 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}). It may have been cut short; make it again.") from error
 
 
+class YamlLoader(yaml.SafeLoader):
+    """Reads plain values and nothing else, and takes on, off, yes and no for the words that they are, as YAML 1.2 does.
+
+    One of our settings is called `on`, which YAML 1.1 reads as True.
+    """
+
+
+YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds `key: value` lines; an empty one holds none.
 
@@ -93,7 +110,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         If it is missing, no YAML, or holds something else.
     """
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=YamlLoader)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file.") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -90,5 +90,5 @@ def _compared(result: Result) -> list[tuple[str, float]]:
     best = max(rows_in(result.report)[:-1], key=lambda row: result.report[row]["R@1"])
     against = [best] if best == CLIP else [best, CLIP]
     own = result.values[RANKER]["R@1"].numpy()
-    p = holm(np.array([paired_p(own, result.values[row]["R@1"].numpy()) for row in against]))
+    p = holm(np.array([paired_p(own, result.values[row]["R@1"].numpy(), result.group) for row in against]))
     return list(zip(against, p.tolist(), strict=True))

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.evaluation.calibration import Calibration
 from rank_xmodal.evaluation.judging import RANKER, judge
 from rank_xmodal.retrieval.gallery import RankedGallery
+from rank_xmodal.retrieval.query_bank import query_groups
 from rank_xmodal.scorers import Stack, class_of
 from rank_xmodal.scorers.stack import COMPARED, rows_of, score_rows
+
+GROUP = "group"
+"""The column of test.parquet that says which queries belong together."""
 
 
 def row_label(row: str) -> str:
@@ -40,12 +45,15 @@ class Result:
         As `judging.judge` returns it: what test.json holds.
     values : dict of str to dict of str to Tensor (Q,)
         By row and metric.
+    group : ndarray (Q,), int64, or None
+        Which queries are no independent witnesses: the captions of an image; None where nobody knows.
     """
 
     gallery: RankedGallery
     scores: dict[str, torch.Tensor]
     report: dict[str, Any]
     values: dict[str, dict[str, torch.Tensor]]
+    group: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -58,11 +66,13 @@ class Result:
     ) -> Result:
         """Score the gallery's lists by the stack and by what it is compared with, and judge all."""
         scores = score_rows(rows_of(stack), data, gallery.lists, device)
-        return cls(gallery, scores, *judge(scores, gallery, calibration))
+        group = query_groups(data, check_direction(gallery.lists.direction))[gallery.lists.query]
+        return cls(gallery, scores, *judge(scores, gallery, calibration), group)
 
     def table(self) -> pd.DataFrame:
-        """Return a line for each query: query, and a column for each row and metric, "ranker/R@1"."""
+        """Return a line for each query: query, its group, and a column for each row and metric, "ranker/R@1"."""
         columns = {
             f"{row}/{name}": v.numpy() for row, by_metric in self.values.items() for name, v in by_metric.items()
         }
-        return pd.DataFrame({"query": self.gallery.lists.query, **columns})
+        known = {} if self.group is None else {GROUP: self.group}
+        return pd.DataFrame({"query": self.gallery.lists.query, **known, **columns})

@@ -204,7 +204,8 @@ def _again(settings: ScorerSettings, scorer: Scorer, prepared: Plan, data: Embed
     Not where validation found nothing better than the start, nor where it is needed for calibration, whose queries the
     scorer must not have been trained on.
     """
-    if settings.refit is False or settings.calibrate or scorer.best_epoch == 0 or not scorer.fitted_on_pairs:
+    fitted = scorer.fitted_on_pairs or base_of(settings).fitted_on_pairs
+    if settings.refit is False or settings.calibrate or scorer.best_epoch == 0 or not fitted:
         return False
     size = prepared.lists if prepared.parts else len(data.query_rows(direction, "train"))
     return settings.refit is True or size < SMALL

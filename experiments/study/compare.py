@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.results.names import row_name
-from experiments.results.result import rows_in
+from experiments.results.result import GROUP, rows_in
 from experiments.run.tracking import read_runs
 from experiments.study.plan import UNTRAINED
 from experiments.study.table import TESTED, Outcome, Table, tabulate
 from rank_xmodal.data.embedding_set import check_direction
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
-from rank_xmodal.files import read_table
+from rank_xmodal.files import read_parquet, read_table
 from rank_xmodal.retrieval.gallery import CLIP
 from rank_xmodal.scorers import parse
 from rank_xmodal.scorers.folder import read_facts
@@ -66,7 +66,11 @@ def _read(folder: Path, name: str) -> Outcome:
         settings = parse(facts["settings"], str(folder / "config.json"))
         known = {**settings.model_dump(mode="json"), "lists_given": facts.get("lists_given")}
         columns = {f"{row}/{metric}": "float64" for row in report["rows"] for metric in (TESTED, MEAN_RANK)}
-        queries = read_table(file, {"query": "int64", **columns}, "test results") if file.is_file() else None
+        queries = None
+        if file.is_file():
+            # Runs of earlier versions don't say which queries belong together.
+            known_groups = {GROUP: "int64"} if GROUP in read_parquet(file).column_names else {}
+            queries = read_table(file, {"query": "int64", **known_groups, **columns}, "test results")
         direction = check_direction(report["direction"])
         # A run of CLIP's or CSLS's own is a row beside theirs: its query bank may be another.
         label = row_name(settings) + (" (run)" if row_name(settings) in UNTRAINED else "")

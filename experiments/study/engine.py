@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.results.result import GROUP
 from experiments.run.tracking import Tracker, metric_key
 from experiments.run.versions import code_version
 from experiments.study import formats, store, trial
@@ -106,7 +107,9 @@ def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: s
         "best_epoch": float(frame["best_epoch"].mean()),
     }
     on = f"permutation {part.repeat}" if part.folds else ""
-    queries = frame[[str(name) for name in frame if str(name).endswith(("query", TESTED, SELECTED_BY, MEAN_RANK))]]
+    queries = frame[
+        [str(name) for name in frame if str(name).endswith(("query", GROUP, TESTED, SELECTED_BY, MEAN_RANK))]
+    ]
     return Outcome(row, direction, protocol, report, queries, plan.trained[row].settings.model_dump(mode="json"), on)
 
 

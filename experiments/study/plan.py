@@ -15,7 +15,7 @@ import experiments
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import Direction
 from rank_xmodal.errors import UserError, did_you_mean
-from rank_xmodal.files import read_yaml
+from rank_xmodal.files import YamlLoader, read_yaml
 from rank_xmodal.scorers import ScorerSettings
 from rank_xmodal.scorers.registry import DEFAULT
 from rank_xmodal.scorers.stack import COMPARED
@@ -89,7 +89,7 @@ _File = TypeVar("_File", bound=BaseModel)
 def read_as(schema: type[_File], path: Path) -> _File:
     """Read a YAML file by a schema; a name that stands twice, of which YAML takes the last, is an error, too."""
     values = read_yaml(path)
-    for name in _twice(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)):
+    for name in _twice(yaml.compose(path.read_text(encoding="utf-8"), YamlLoader)):
         raise UserError(f"{path}: {name!r} stands twice in the same place. Give each a name of its own.")
     try:
         return schema.model_validate(values)
@@ -151,7 +151,8 @@ def read(path: Path, assignments: list[str]) -> Plan:
 def _check_common(path: Path, file: PlanFile, common: dict[str, Any], assignments: list[str]) -> None:
     """Check that what is said of all rows is a setting of one of them at least."""
     of_rows = [scorers.upgraded({**common, **(own or {})}).get("scorer", DEFAULT) for own in file.rows.values()]
-    classes = [scorers.class_of(str(name)) for name in of_rows or [DEFAULT] if name in scorers.names()]
+    of_grid = file.grid.get("scorer", [scorers.upgraded(common).get("scorer", DEFAULT)])
+    classes = [scorers.class_of(str(name)) for name in of_rows or of_grid if name in scorers.names()]
     known = {key for one in classes for key in one.Settings.model_fields} | set(scorers.ALIASES)
     for where, keys in ((f"{path}: settings", common), ("--set", map(_key, assignments))):
         for key in keys:

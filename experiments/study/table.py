@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from experiments.results.names import HEADINGS
-from experiments.results.result import row_label, rows_in
+from experiments.results.result import GROUP, row_label, rows_in
 from rank_xmodal.data.embedding_set import DIRECTIONS, Direction
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
-from rank_xmodal.evaluation.significance import holm, paired_p
+from rank_xmodal.evaluation.significance import holm, paired_p, standard_error
 
 TESTED = "R@1"
 SUMMED = ("R@1", "R@5", "R@10")
@@ -100,8 +100,11 @@ class Line:
         if mine is None or theirs is None:
             return Against(gain)
         one, two = mine.groupby("query")[own].mean().align(theirs.groupby("query")[name].mean(), join="inner")
-        p = paired_p(one.to_numpy(), two.to_numpy()) if test else math.nan
-        return Against(gain, 100 * float(np.asarray((one - two).sem())), p)
+        groups = None
+        if GROUP in mine:
+            groups = mine.groupby("query")[GROUP].first().reindex(one.index).to_numpy()
+        p = paired_p(one.to_numpy(), two.to_numpy(), groups) if test else math.nan
+        return Against(gain, 100 * standard_error((one - two).to_numpy(), groups), p)
 
 
 @dataclass
@@ -152,7 +155,9 @@ class Table:
         tests = [one for line in self.lines for one in line.against.values() if one.holm >= 0]
         if tests:
             how = ", Holm-corrected for all p of the comparison" * (len(tests) > 1)
-            said.append(f"p: {TESTED} against that row, paired randomisation test over the queries{how}.")
+            grouped = all(one.queries is not None and GROUP in one.queries for line in lines for one in line.outcomes)
+            over = "the images, an image's captions together" if grouped else "the queries, as if all were independent"
+            said.append(f"p: {TESTED} against that row, paired randomisation test over {over}{how}.")
         return " ".join([*said, self.note]).strip()
 
 

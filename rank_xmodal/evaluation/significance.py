@@ -82,13 +82,13 @@ def grouped(difference: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 def standard_error(difference: np.ndarray, groups: np.ndarray | None = None) -> float:
     """Return the standard error of the mean of paired differences (Q,), those of a group not independent.
 
-    The sandwich estimator for clusters (Liang and Zeger 1986, Biometrika 73:13); without groups the usual one. 0 of a
-    single group, which tells nothing.
+    The sandwich estimator for clusters (Liang and Zeger 1986, Biometrika 73:13); without groups the usual one. NaN
+    of a single group, which tells nothing.
     """
     count = len(difference)
     sums = grouped(np.asarray(difference, dtype=float) - np.mean(difference), groups)
     if len(sums) < 2:
-        return 0.0
+        return float("nan")
     return float(np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1)) / count)
 
 

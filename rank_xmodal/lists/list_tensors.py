@@ -119,16 +119,19 @@ class ListTensors:
 
     @classmethod
     def join(cls, parts: Sequence[ListTensors]) -> ListTensors:
-        """Return the lists of several parts over the same embeddings, each with its own neighbours."""
+        """Return the lists of several parts over the same embeddings, each with its own neighbours.
+
+        Shorter lists are padded.
+        """
         one, *others = parts
         if not others:
             return one
-        of_lists = {
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("query_row", "rows", "labels", "cosine")
-        }
-        if one.features is not None:
-            of_lists["features"] = torch.cat([part.features for part in parts if part.features is not None])
+        length = max(part.rows.shape[1] for part in parts)
+        empty = {"rows": -1, "labels": -1, "cosine": 0.0, "features": 0.0}
+        of_lists = {"query_row": torch.cat([part.query_row for part in parts])}
+        for name, filler in empty.items():
+            if getattr(one, name) is not None:
+                of_lists[name] = torch.cat([_padded(getattr(part, name), length, filler) for part in parts])
         tables = [part.neighbours for part in parts]
         starts = torch.tensor([0, *(len(table.cosine) for table in tables[:-1])]).cumsum(0)
         counts = torch.tensor([len(part) for part in parts])
@@ -183,3 +186,9 @@ class ListTensors:
             ),
             self.labels.index_select(0, index),
         )
+
+
+def _padded(values: torch.Tensor, length: int, filler: float) -> torch.Tensor:
+    """Return (Q, L, ...) as (Q, `length`, ...)."""
+    behind = values.new_full((len(values), length - values.shape[1], *values.shape[2:]), filler)
+    return torch.cat([values, behind], dim=1)

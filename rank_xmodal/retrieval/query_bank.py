@@ -140,5 +140,6 @@ def hubness(neighbour_cosine: torch.Tensor) -> torch.Tensor:
 def soft_maximum(neighbour_cosine: torch.Tensor) -> torch.Tensor:
     """Return T log sum exp(cosine / T) over the neighbours, (..., k) -> (...); 0 where a candidate has none."""
     valid = torch.isfinite(neighbour_cosine)
-    kept = torch.where(valid, neighbour_cosine, -1.0)
-    return torch.where(valid.any(-1), TEMPERATURE * torch.logsumexp(kept / TEMPERATURE, dim=-1), 0.0)
+    some = valid.any(-1, keepdim=True)
+    kept = torch.where(some, neighbour_cosine, 0.0)
+    return torch.where(some[..., 0], TEMPERATURE * torch.logsumexp(kept / TEMPERATURE, dim=-1), 0.0)

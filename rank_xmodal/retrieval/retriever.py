@@ -11,14 +11,14 @@ from rank_xmodal.retrieval.exact import top_candidates
 
 
 class Space(Protocol):
-    """Where a query and a candidate can be compared by their cosine: CLIP's own space, or where a projection leads."""
+    """Where a query and a candidate are compared by their inner product: CLIP's own, or where a projection leads."""
 
     def map_queries(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return (n, d) embeddings of the side that asks as (n, k), any float, L2-normalised."""
+        """Return (n, d) embeddings of the side that asks as (n, k), any float; CLIP's own of length 1."""
         ...
 
     def map_candidates(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return (m, d) embeddings of the side that is ranked as (m, k), any float, L2-normalised."""
+        """Return (m, d) embeddings of the side that is ranked as (m, k), any float; CLIP's own of length 1."""
         ...
 
 

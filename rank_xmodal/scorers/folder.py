@@ -13,7 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rank_xmodal.data.embedding_set import check_direction
 from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation.calibration import Calibration
 from rank_xmodal.files import read_json, replacing, write_json
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.cosine import Cosine
@@ -71,6 +73,9 @@ def load(path: Path | str) -> tuple[Stack, dict[str, Any]]:
         of_base = {name[len(_BASE) :]: value for name, value in state.items() if name.startswith(_BASE)}
         bank = np.load(path / "query_bank.npy", allow_pickle=False)
         stack = Stack(_loaded(facts, own, path), bank, _loaded(facts["base"], of_base, path))
+        check_direction(facts["direction"])
+        if facts.get("calibration"):
+            Calibration(**facts["calibration"])
     except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a whole ranker ({' '.join(str(error).split())[:300]}). Train again.") from error
     return stack, facts
@@ -90,6 +95,8 @@ def read_facts(path: Path) -> dict[str, Any]:
         If it is missing, broken or of another version.
     """
     facts = read_json(path / "config.json")
+    if not isinstance(facts, dict):
+        raise UserError(f"{path / 'config.json'}: holds a {type(facts).__name__}, not a run's facts. Train again.")
     if facts.get("format") == _EARLIER and facts.get("kind") in ("rank_xmodal", "allrank"):
         settings = parse({**facts.get("settings", {}), "ranker": facts["kind"]}, str(path / "config.json"))
         clip = {"settings": Cosine().settings.model_dump(mode="json"), "model": {}}

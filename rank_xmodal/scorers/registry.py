@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from rank_xmodal.errors import UserError, did_you_mean
-from rank_xmodal.files import read_yaml
+from rank_xmodal.files import YamlLoader, read_yaml
 from rank_xmodal.scorers.allrank import AllRank
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.combined.scorer import Combined
@@ -177,7 +177,7 @@ def read(path: Path | None, assignments: list[str], overrides: dict[str, Any] | 
 
 def _scalar(text: str) -> Any:
     """Read one YAML value; unlike YAML 1.1, take 1e-3 for the number it is."""
-    value = yaml.safe_load(text)
+    value = yaml.load(text, Loader=YamlLoader)
     if isinstance(value, str):
         try:
             return float(value)

@@ -151,7 +151,7 @@ def fit_stack(
             [_training_tensors(stack, data, direction, part, rows, seed, device) for part in parts]
         )
     held_out = by_cosine
-    if validation is not None and scorer.needs.base:
+    if validation is not None and (scorer.needs.base or scorer.needs.neighbours):
         held_out = HeldOut(validation, stack.tensors(data, validation.lists, device))
     scorer.fit(data, direction, lists=lists, validation=held_out, seed=seed, watch=watch)
     return stack

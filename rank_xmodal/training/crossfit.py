@@ -47,9 +47,11 @@ def inner_folds(data: EmbeddingSet, folds: int = FOLDS, seed: int = 0) -> Iterat
     size = texts + images
     graph = coo_matrix((np.ones(pairs.nnz, dtype=bool), (pairs.row, pairs.col + texts)), shape=(size, size))
     count, group = connected_components(graph, directed=False)
-    # Dealt out in random order, so that folds differ by one group at most.
-    fold_of_group = np.empty(count, dtype=np.int64)
-    fold_of_group[np.random.default_rng(seed).permutation(count)] = np.arange(count) % folds
+    in_train = np.concatenate([(table["split"] == "train").to_numpy() for table in (data.texts, data.images)])
+    # Dealt out in random order: folds of the training split differ by one group at most.
+    dealt = np.random.default_rng(seed).permutation(np.unique(group[in_train]))
+    fold_of_group = np.full(count, -1)
+    fold_of_group[dealt] = np.arange(len(dealt)) % folds
     fold = fold_of_group[group]
     for number in range(folds):
         yield (

@@ -62,7 +62,7 @@ class Combined(Scorer):
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self.evidence: Evidence | None = None
-        self.weight = torch.zeros(0)
+        self.weight = self.base_weight = torch.zeros(0)
         self.penalty = float("inf")
 
     @property
@@ -120,7 +120,8 @@ class Combined(Scorer):
         scale = temperature(held, listnet)
         held = Lists(held.z, held.base * scale, held.labels, held.fold, held.group)
         self.penalty, w = self._solved(held)
-        self.weight = base_of * scale + torch.from_numpy(w).float() / deviation
+        self.base_weight = base_of * scale
+        self.weight = self.base_weight + torch.from_numpy(w).float() / deviation
         self.evidence = Evidence.fit(data, direction, seed, lists.rows.device)
         return self
 

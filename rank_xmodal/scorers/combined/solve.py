@@ -123,7 +123,7 @@ def choose(
 
     def as_good(penalty: float) -> bool:
         behind = held[best] - held[penalty]
-        return bool(behind.mean() <= share * standard_error(behind, lists.group))
+        return not behind.mean() > share * standard_error(behind, lists.group)  # of one group nobody knows it
 
     chosen = max(penalty for penalty in PENALTIES if as_good(penalty))
     return chosen, solve(lists, loss, weight, chosen, start_of(lists))

@@ -46,10 +46,11 @@ class ContextAware(ListTrained):
         """The network's needs; before it is fitted, whatever its settings may come to need."""
         if self.network is not None:
             return self.network.needs
-        blocks = self.settings.blocks or (ALL_BLOCKS if self.settings.features == "full" else ("concat",))
+        # For so many lists that every block has its place.
+        network = self.network_config(dim=1, spread=1.0, lists=SMALL)
         return Needs(
-            base=True,
-            neighbours="hubness" in blocks and "hubness" not in self.settings.without,
+            base=network.residual or not {"cosine", "hubness"}.isdisjoint(network.blocks),
+            neighbours="hubness" in network.blocks,
             candidates=True,
             lists=True,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import scipy.optimize
@@ -29,8 +29,10 @@ MOST = 60_000_000  # logits held at a time; of more captions some are left out
 class ConvexSettings(ScorerSettings):
     """The strengths of the penalty: one setting fits sets of all sizes, as it is divided by the number of images."""
 
-    strengths: tuple[float, ...] = Field(
-        (300.0, 60.0), description="of the penalty, times the number of images; the second starts where the first ends"
+    strengths: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (300.0, 60.0),
+        min_length=1,
+        description="of the penalty, times the number of images; the second starts where the first ends",
     )
 
 

@@ -151,3 +151,21 @@ def test_joined_parts_keep_their_own_neighbours(corpus):
     assert ListTensors.join(parts[:1]) is parts[0]
     cut, _ = joined.first(4).batch(torch.tensor([3]))
     assert torch.equal(cut.neighbour_cosine, parts[1].batch(torch.tensor([0]))[0].neighbour_cosine)
+
+
+def test_parts_of_other_lengths_are_padded(corpus):
+    """Inner folds of a small set have galleries, and so lists, of their own size."""
+    data, lists = corpus.data, some_lists()
+    cut = CandidateLists(lists.query, *(a[:, :2] for a in (lists.candidates, lists.labels, lists.cosine)), lists.info)
+    near = plain(len(data.image_emb))
+    parts = [
+        replace(ListTensors.gather(data, part, near, CPU, in_bank=False), features=torch.ones(3, part.length, 2))
+        for part in (cut, lists)
+    ]
+    joined = ListTensors.join(parts)
+    assert joined.rows.shape == joined.labels.shape == joined.cosine.shape == (6, 4)
+    assert joined.rows[:3, 2:].tolist() == joined.labels[:3, 2:].tolist() == [[-1, -1]] * 3
+    assert joined.features[:3, 2:].abs().sum() == 0
+    assert joined.fold.tolist() == [0, 0, 0, 1, 1, 1]
+    batch, _ = joined.batch(torch.arange(6))
+    assert batch.mask[:3, 2:].sum() == 0

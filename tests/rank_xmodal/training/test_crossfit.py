@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rank_xmodal.training.crossfit import inner_folds
+from rank_xmodal.training.crossfit import inner_count, inner_folds
 
 
 def items(data):
@@ -46,3 +46,16 @@ def test_the_same_seed_makes_the_same_folds(corpus):
 
     assert first(3) == first(3)
     assert first(3) != first(4)
+
+
+def test_folds_of_train_are_even_whatever_the_other_splits_hold(corpus):
+    sizes = [int((held.images["split"] == "train").sum()) for _, held in inner_folds(corpus.data, 7)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_how_many_folds(corpus):
+    assert inner_count(corpus.data, None) == inner_count(corpus.data, "auto") == 5
+    assert inner_count(corpus.data, 3) == 3
+    large = corpus.planted(images=2_000, per_image=1, d=4)
+    assert inner_count(large, "auto") == 2
+    assert inner_count(large, None) == 5

@@ -40,7 +40,10 @@ def test_pairs_put_together_at_random_teach_it_nothing(corpus):
     stack = fitted(corpus, shuffled)
     assert stack.scorer.penalty >= 30
     report, _ = corpus.report_of(stack, data)
-    assert report["ranker"]["R@1"] <= report["clip"]["R@1"] + 0.02
+    # Hubness and centring need no pairs: what they are worth its base has.
+    stack.scorer.weight = stack.scorer.base_weight
+    base, _ = corpus.report_of(stack, data)
+    assert report["ranker"]["R@1"] <= base["ranker"]["R@1"] + 0.02
 
 
 def test_each_training_list_is_scored_by_maps_that_have_not_met_it(corpus, monkeypatch):

@@ -37,7 +37,7 @@ def hub(near):
 def soft_maximum(near):
     if not any(math.isfinite(c) for c in near):
         return 0.0  # nothing known is no reason for a bonus
-    return TEMPERATURE * math.log(sum(math.exp((c if math.isfinite(c) else -1.0) / TEMPERATURE) for c in near))
+    return TEMPERATURE * math.log(sum(math.exp(c / TEMPERATURE) for c in near if math.isfinite(c)))
 
 
 def expected_cosine(cosine):
