@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from experiments.run.lists import Miner, mined
+from experiments.run.lists import Miner, mined, pool_size
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.devices import pick_device
@@ -189,6 +189,8 @@ def fit(
         say("  again on train and val together" + (f", up to epoch {scorer.best_epoch}" if scorer.best_epoch else ""))
         whole = _train_and_val(data)
         second = scorer.refitting()
+        if isinstance(settings, ListSettings):  # without a test split train and val would make another gallery
+            settings = settings.model_copy(update={"pool": pool_size(data, direction, settings)})
         stack = fit_stack(
             second, whole, direction, base=stack.base.refitting(),
             parts=_parts(whole, direction, settings, second, stack.base, None, mine),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from rank_xmodal.evaluation.judging import per_query
@@ -23,10 +24,19 @@ def score_lists(scorer: ScoresLists, tensors: ListTensors, batch_size: int = 64)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A ranked gallery to choose by, its lists ready to be scored."""
+    """A ranked gallery to choose by, its lists ready to be scored.
+
+    Attributes
+    ----------
+    gallery : RankedGallery
+    tensors : ListTensors
+    group : ndarray (Q,), int64, or None
+        Which queries are no independent witnesses, as the captions of an image.
+    """
 
     gallery: RankedGallery
     tensors: ListTensors
+    group: np.ndarray | None = None
 
     def judge(self, scorer: ScoresLists) -> dict[str, torch.Tensor]:
         """Return every metric of every query, (Q,) float64 each."""

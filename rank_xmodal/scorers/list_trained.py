@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,6 +84,7 @@ class ListTrained(Scorer):
         super().__init__(*args, **values)
         self.network: Network | None = None
         self.network_of: RankerConfig | None = None
+        self.like: RankerConfig | None = None  # what a fit that was validated had
 
     @abstractmethod
     def network_config(self, dim: int, spread: float, lists: int) -> RankerConfig:
@@ -132,7 +133,10 @@ class ListTrained(Scorer):
         }
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            self.network_of = self.network_config(data.dim, spread_of(lists), len(lists))
+            spread = spread_of(lists)
+            self.network_of = self.network_config(data.dim, spread, len(lists))
+            if self.like is not None:  # more lists must not make another network than validation chose
+                self.network_of = replace(self.like, spread=spread)
             self.network = self.build(self.network_of).to(device)
             progress = train(
                 self.network,
@@ -146,6 +150,12 @@ class ListTrained(Scorer):
             )
         self.history, self.best_epoch = progress.history, progress.best_epoch
         return self
+
+    def refitting(self) -> Self:
+        """Return one that is not fitted, for the same network; its epochs are for `Watch` to stop."""
+        again = type(self)(self.settings)
+        again.like = self.network_of
+        return again
 
     def _fitted(self) -> Network:
         if self.network is None:

@@ -15,7 +15,7 @@ from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.scoring import HeldOut, score_lists
 from rank_xmodal.retrieval.exact import exact_cosine
 from rank_xmodal.retrieval.gallery import RankedGallery
-from rank_xmodal.retrieval.query_bank import Neighbours, choose_bank, neighbours, training_neighbours
+from rank_xmodal.retrieval.query_bank import Neighbours, choose_bank, neighbours, query_groups, training_neighbours
 from rank_xmodal.retrieval.retriever import Space, Unmapped
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.cosine import Cosine
@@ -142,7 +142,8 @@ def fit_stack(
     base = base or Cosine()
     by_cosine = None
     if validation is not None:
-        by_cosine = HeldOut(validation, Stack(Cosine(), bank).tensors(data, validation.lists, device))
+        group = query_groups(data, direction)[validation.lists.query]
+        by_cosine = HeldOut(validation, Stack(Cosine(), bank).tensors(data, validation.lists, device), group)
     base.fit(data, direction, validation=by_cosine, seed=seed)
     stack = Stack(scorer, bank, base)
     lists = None
@@ -152,7 +153,7 @@ def fit_stack(
         )
     held_out = by_cosine
     if validation is not None and (scorer.needs.base or scorer.needs.neighbours):
-        held_out = HeldOut(validation, stack.tensors(data, validation.lists, device))
+        held_out = HeldOut(validation, stack.tensors(data, validation.lists, device), group)
     scorer.fit(data, direction, lists=lists, validation=held_out, seed=seed, watch=watch)
     return stack
 

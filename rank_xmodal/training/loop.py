@@ -101,7 +101,7 @@ def train(
             values = held_out.judge(network)
             figures.update({f"val_{k}": v for k, v in mean(values).items()})
             by_query = values[SELECTED_BY]
-        state.note(figures, by_query)
+        state.note(figures, by_query, None if held_out is None else held_out.group)
         watch.on_epoch(figures)
 
     if not state.history:

@@ -78,7 +78,7 @@ def test_the_kept_epoch_is_within_a_standard_error_of_the_best(corpus):
 
 def test_training_stops_early(corpus, monkeypatch):
     monkeypatch.setattr(
-        "rank_xmodal.training.checkpoint.Checkpoint._good_enough", lambda state, by_query: not state.best_epoch
+        "rank_xmodal.training.checkpoint.Checkpoint._good_enough", lambda state, *_: not state.best_epoch
     )
     trained = corpus.train(
         corpus.data,
