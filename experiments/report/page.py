@@ -69,6 +69,7 @@ def write_report(out: Path, name: str, data: EmbeddingSet, facts: dict[str, Any]
         "rows": rows,
         "best": {n: (min if n == MEAN_RANK else max)(result.report[row][n] for row in rows) for n in SHOWN},
         "compared": _compared(result),
+        "together": result.group,
         "rose": before - after,
         "stayed_first": int(((before == after) & (before == 1)).sum()),
     }

@@ -52,7 +52,9 @@ def terminal(table: Table) -> Iterator[rich.table.Table]:
         # Rich would take [...] in a name for markup and swallow it.
         shown = rich.table.Table(title=escape(heading), caption=escape(caption))
         for column in columns:
-            shown.add_column(escape(column), justify="right" if column else "left", no_wrap=bool(column))
+            shown.add_column(
+                escape(column), justify="right" if column else "left", no_wrap=bool(column), overflow="fold"
+            )
         for row in rows:
             shown.add_row(*map(escape, row))
         yield shown
