@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from experiments.results.result import Result
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.gallery import CLIP, DEPTH, RankedGallery, rank_gallery
-from rank_xmodal.use.reranker import Reranker
-
-FirstStage = Literal["clip", "own"]
+from rank_xmodal.use.reranker import FirstStage, Reranker
 
 
 def opened(

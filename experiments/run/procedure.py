@@ -182,7 +182,6 @@ def fit(
     calibration = None
     if settings.calibrate and validation is not None:
         scores = score_lists(scorer, stack.tensors(data, validation.lists, device))
-
         calibration = calibrating.fit(scores, torch.from_numpy(validation.lists.labels))
     trained_on: tuple[str, ...] = ("train",)
     if refit and validation is not None and _again(settings, scorer, prepared, data, direction):

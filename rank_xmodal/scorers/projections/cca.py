@@ -64,7 +64,7 @@ class Covariances:
         return cls(x_mean, y_mean, xx, yy, xy)
 
 
-def _inverse_root(matrix: torch.Tensor, ridge: float) -> torch.Tensor:
+def inverse_root(matrix: torch.Tensor, ridge: float) -> torch.Tensor:
     """Return (S + r I)^(-1/2), r = ridge x mean variance; directions without any variance are left out."""
     values, vectors = torch.linalg.eigh(matrix)
     values = values.clamp(min=0) + ridge * matrix.diagonal().mean()
@@ -89,7 +89,7 @@ def canonical(
     components : int or None
         k, the first of min(d, e); None for all.
     """
-    x_root, y_root = _inverse_root(covariances.xx, ridge), _inverse_root(covariances.yy, ridge)
+    x_root, y_root = inverse_root(covariances.xx, ridge), inverse_root(covariances.yy, ridge)
     u, rho, vh = torch.linalg.svd(x_root @ covariances.xy @ y_root, full_matrices=False)
     k = len(rho) if components is None else min(components, len(rho))
     return x_root @ u[:, :k], y_root @ vh.T[:, :k], rho[:k]

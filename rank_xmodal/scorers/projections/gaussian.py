@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from rank_xmodal.scorers.projections.base import Projection
+from rank_xmodal.scorers.projections.cca import inverse_root
 from rank_xmodal.scorers.projections.fit import Validation
 from rank_xmodal.scorers.projections.maps import Maps
 from rank_xmodal.scorers.projections.pairs import TrainingPairs
@@ -78,7 +79,7 @@ class Gaussian(Projection):
         a, d, b = x.T @ x / len(x), y.T @ y / len(x), x.T @ y / len(x)
         same = (a + d) / 2
         b = (1 - chosen.blend) * b + chosen.blend * b.trace() / same.trace() * same
-        roots = [_inverse_root(matrix, chosen.ridge) for matrix in (a, d)]
+        roots = [inverse_root(matrix, chosen.ridge) for matrix in (a, d)]
         u, s, vh = torch.linalg.svd(roots[0] @ b @ roots[1])
         s = s.clamp(max=chosen.cap)
         scale = (s / (1 - s * s)).sqrt()
@@ -113,10 +114,3 @@ class Gaussian(Projection):
         dim = config["dim"]
         image, text = (Whitened(torch.zeros(dim), torch.zeros(dim, dim)) for _ in range(2))
         return image, text
-
-
-def _inverse_root(matrix: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Return (S + r I)^(-1/2), r = ridge x mean variance."""
-    size = len(matrix)
-    values, vectors = torch.linalg.eigh(matrix + ridge * matrix.trace() / size * torch.eye(size).to(matrix))
-    return (vectors * values.clamp(min=1e-12).rsqrt()) @ vectors.T
