@@ -54,6 +54,8 @@ def from_experiment(tracking: Path, experiment: str, say: Callable[[str], None] 
 def _read(folder: Path, name: str) -> Outcome:
     """Read a run, whether in its own folder or among its artifacts in MLflow."""
     if not (folder / "config.json").is_file():
+        if (folder / "trials").is_dir():
+            raise UserError(f"{folder}: is a study's, with a table of its own (table.md). Leave it out.")
         raise UserError(f"{folder}: holds no finished run (no config.json). Train it first.")
     facts, file = read_facts(folder), folder / "test.parquet"
     try:

@@ -160,6 +160,12 @@ def test_rows_that_join_a_report_join_the_table(tmp_path):
     assert values(from_folders([folder(tmp_path / "run", report=more)]))["CCA"] == [0.7]
 
 
+def test_the_folder_of_a_study_is_named_as_such(tmp_path):
+    (tmp_path / "whitened-scenes" / "trials").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"whitened-scenes: is a study's, with a table of its own \(table.md\)"):
+        from_folders([tmp_path / "whitened-scenes"])
+
+
 def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none: holds no finished run \(no config.json\)"):
         from_folders([folder(tmp_path / "run"), tmp_path / "none"])
