@@ -114,8 +114,13 @@ class ListTensors:
 
     def first(self, count: int) -> ListTensors:
         """Return the first lists alone, on the same tables."""
-        cut = {name: getattr(self, name)[:count] for name in ("query_row", "rows", "labels", "cosine")}
-        return replace(self, **cut, shift=None if self.shift is None else self.shift[:count])
+        of_lists = ("query_row", "rows", "labels", "cosine", "shift", "features", "fold")
+        return replace(self, **{k: v[:count] for k in of_lists if (v := getattr(self, k)) is not None})
+
+    @property
+    def instructive(self) -> torch.Tensor:
+        """Which lists hold both a relevant and a non-relevant candidate, bool (Q,): the others teach nothing."""
+        return (self.labels > 0).any(dim=1) & (self.labels == 0).any(dim=1)
 
     @classmethod
     def join(cls, parts: Sequence[ListTensors]) -> ListTensors:

@@ -118,8 +118,7 @@ class ListTrained(Scorer):
         """
         if lists is None:
             raise UserError(f"scorer={self.name} is trained on lists. Mine some with `rank-xmodal mine`.")
-        labels = lists.labels
-        if not bool(((labels > 0).any(dim=1) & (labels == 0).any(dim=1)).any()):
+        if not bool(lists.instructive.any()):
             raise UserError(
                 f"{data.root or data.name}: no {direction} training list holds both a relevant and a non-relevant "
                 "candidate. Mine lists with --protocol clean, or give the train split more items."

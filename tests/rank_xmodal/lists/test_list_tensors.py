@@ -167,5 +167,7 @@ def test_parts_of_other_lengths_are_padded(corpus):
     assert joined.rows[:3, 2:].tolist() == joined.labels[:3, 2:].tolist() == [[-1, -1]] * 3
     assert joined.features[:3, 2:].abs().sum() == 0
     assert joined.fold.tolist() == [0, 0, 0, 1, 1, 1]
+    assert joined.first(4).fold.tolist() == [0, 0, 0, 1]
+    assert joined.first(4).features.shape == (4, 4, 2)
     batch, _ = joined.batch(torch.arange(6))
     assert batch.mask[:3, 2:].sum() == 0
