@@ -109,16 +109,16 @@ class Evidence:
     def of_candidates(self, candidates: Tensor) -> Tensor:
         """Return what each candidate alone decides, (m, d) -> (m, 6 + 9): its factor in each score, and `ALONE`."""
         step = max(1, _BLOCK // max(1, len(self.bank)))
-        return torch.cat([self._of_some(block.float()) for block in candidates.split(step)])
+        vectors, added = self.asks(self.bank)
+        return torch.cat([self._of_some(block.float(), vectors, added) for block in candidates.split(step)])
 
-    def _of_some(self, candidates: Tensor) -> Tensor:
+    def _of_some(self, candidates: Tensor, vectors: Tensor, added: Tensor) -> Tensor:
         centred = (candidates - self.candidate_mean).norm(dim=-1).clamp(min=1e-12)
         mapped = (candidates @ self.candidate_map.T + self.candidate_bias).norm(dim=-1).clamp(min=1e-12)
         one = torch.ones_like(centred)
         factors = torch.stack([one, 1 / centred, 1 / centred, one, one, 1 / mapped], -1)
         turned = (candidates - self.candidate_mean) / centred[:, None] @ self.candidate_gaussian
         own = turned.square() @ self.penalty
-        vectors, added = self.asks(self.bank)
         hubs = []
         for place in range(len(SCORES)):
             found = (candidates @ vectors[:, place].T + added[:, place]) * factors[:, place, None]

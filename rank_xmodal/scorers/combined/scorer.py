@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -28,7 +29,6 @@ from rank_xmodal.training.watch import Watch
 _BASE = {"cosine, CSLS": 1.0, "convex, strong, CSLS": 0.5, "convex, weak, CSLS": 0.5, "vsepp, CSLS": 1.0}
 # What brings a loss to the size of ListNet's, so that one penalty means about the same for all.
 _WEIGHT = {"lambdarank": 3.0, "ranknet": 50.0, "neuralndcg": 100.0}
-_LISTNET_PENALTY = 3.0  # of the solution that the other losses start from
 _MOST, _SHORT = 2_000, 20  # lists and places that the slow losses are solved on
 _SLOW = ("neuralndcg", "approxndcg", "smoothap", "lambdaloss")
 
@@ -105,14 +105,14 @@ class Combined(Scorer):
             raise UserError(
                 f"scorer={self.name} is trained on lists of inner folds. Train it with `rank-xmodal train`."
             )
-        labels = lists.labels.cpu()
-        taught = ((labels > 0).any(1) & (labels == 0).any(1)).numpy()
+        taught = lists.instructive.cpu().numpy()
         if not taught.any():
             raise UserError(
                 f"{data.root or data.name}: no {direction} training list holds both a relevant and a non-relevant "
                 "candidate. Give the train split more items."
             )
-        z, deviation = _centred(lists.features.cpu(), labels)
+        labels = lists.labels.cpu()
+        z, deviation = _centred(lists.features.cpu(), labels >= 0)
         group = query_groups(data, direction)[lists.query_row.cpu().numpy()]
         base_of = torch.tensor([_BASE.get(name, 0.0) for name in FEATURES]) / deviation
         held = Lists(z / deviation, z @ base_of, labels, lists.fold.cpu().numpy(), group).of(taught)
@@ -156,10 +156,8 @@ class Combined(Scorer):
         if alone is None:
             alone = evidence.of_candidates(batch.candidates.flatten(0, 1)).unflatten(0, batch.mask.shape)
         found = evidence.features(batch.query, batch.candidates, alone)
-        # Centred in the list, for float32's sake; padding must not move the centre.
-        kept = batch.mask[..., None]
-        centre = torch.where(kept, found, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
-        return (found - centre) @ self.weight.to(found.device)
+        # Centred in the list, for float32's sake.
+        return (found - _centre(found, batch.mask)) @ self.weight.to(found.device)
 
     def _fitted(self) -> Evidence:
         if self.evidence is None:
@@ -198,21 +196,24 @@ def _from(loss: Any, penalty: float, lists: Lists) -> np.ndarray:
 
 
 def _features(evidence: Evidence, lists: ListTensors, size: int = 64) -> torch.Tensor:
-    alone = evidence.of_candidates(lists.candidates)
-    parts = []
+    lists, parts = replace(lists, projected=evidence.of_candidates(lists.candidates)), []
     for index in torch.arange(len(lists), device=lists.rows.device).split(size):
         batch, _ = lists.batch(index)
-        own = alone.index_select(0, lists.rows.index_select(0, index).clamp(min=0).flatten())
-        parts.append(evidence.features(batch.query, batch.candidates, own.unflatten(0, batch.mask.shape)))
+        assert batch.projected is not None
+        parts.append(evidence.features(batch.query, batch.candidates, batch.projected))
     return torch.cat(parts)
 
 
-def _centred(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _centre(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over each list, (B, L, F) and (B, L) -> (B, 1, F); padding doesn't move it."""
+    kept = mask[..., None]
+    return torch.where(kept, features, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+
+
+def _centred(features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return features less their mean in the list, 0 at padding, and the mean over lists of their deviation (F,)."""
-    kept = (labels >= 0)[..., None]
-    count = kept.sum(1, keepdim=True).clamp(min=1)
-    z = torch.where(kept, features - torch.where(kept, features, 0.0).sum(1, keepdim=True) / count, 0.0)
-    deviation = (z.square().sum(1) / count[:, 0]).sqrt().mean(0).clamp(min=1e-8)
+    z = torch.where(mask[..., None], features - _centre(features, mask), 0.0)
+    deviation = (z.square().sum(1) / mask.sum(1, keepdim=True).clamp(min=1)).sqrt().mean(0).clamp(min=1e-8)
     return z, deviation
 
 

@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.scorers.projections.cca import inverse_root
 from rank_xmodal.scorers.projections.fit import Validation
-from rank_xmodal.scorers.projections.maps import Maps
+from rank_xmodal.scorers.projections.maps import Centred, Maps
 from rank_xmodal.scorers.projections.pairs import TrainingPairs
 from rank_xmodal.scorers.settings import ScorerSettings
 from rank_xmodal.training.watch import Watch
@@ -26,16 +25,8 @@ class GaussianSettings(ScorerSettings):
     cap: float = Field(0.95, gt=0, lt=1, description="largest canonical correlation; without one the score collapses")
 
 
-class Whitened(nn.Module):
+class Whitened(Centred):
     """``normalised(x - mean) weight``."""
-
-    mean: torch.Tensor
-    weight: torch.Tensor
-
-    def __init__(self, mean: torch.Tensor, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.float())
-        self.register_buffer("weight", weight.float())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., d) to (..., k)."""
@@ -112,5 +103,4 @@ class Gaussian(Projection):
     def blank(self, config: dict[str, Any]) -> Maps:
         """Return two whitened maps (d -> d)."""
         dim = config["dim"]
-        image, text = (Whitened(torch.zeros(dim), torch.zeros(dim, dim)) for _ in range(2))
-        return image, text
+        return Whitened.blank(dim, dim), Whitened.blank(dim, dim)
