@@ -16,7 +16,7 @@ from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.retrieval.query_bank import Neighbours
 from rank_xmodal.scorers.allrank import AllRank, AllRankRanker, allrank_loss
 from rank_xmodal.scorers.context_aware.scorer import ContextAware
-from rank_xmodal.scorers.list_trained import spread_of
+from rank_xmodal.scorers.list_trained import ListTrained, spread_of
 from rank_xmodal.training.adamw import AdamW
 from rank_xmodal.training.loop import Network
 from rank_xmodal.training.step import Step
@@ -36,7 +36,7 @@ def lists_of(data: EmbeddingSet) -> tuple[ListTensors, float]:
 
 def model_of(kind: Literal["rank_xmodal", "allrank"], tensors: ListTensors, spread: float) -> Network:
     """Return an untrained network, "rank_xmodal" or "allrank", in the paper's sizes."""
-    scorer = AllRank() if kind == "allrank" else ContextAware(features="concat")
+    scorer: ListTrained = AllRank() if kind == "allrank" else ContextAware(features="concat")
     torch.manual_seed(0)
     return scorer.build(scorer.network_config(tensors.queries.shape[1], spread, len(tensors))).train()
 

@@ -23,7 +23,11 @@ from rank_xmodal.errors import UserError
 )
 @click.option("--on", help="The scorer whose scores and space it stands on: clip (the default), vsepp, cca ...")
 @click.option("--loss", help="What it is trained with: listnet (the default), lambdarank, neuralndcg, ranknet ...")
-@click.option("--features", type=click.Choice(["full", "concat"]), help="full (default), or the paper's concat.")
+@click.option(
+    "--features",
+    type=click.Choice(["full", "embeddings", "concat"]),
+    help="full (default): cross-fitted scores; the paper's concat.",
+)
 @click.option("--ranker", type=click.Choice(["rank_xmodal", "allrank"]), hidden=True)  # --scorer of earlier versions
 @click.option("--config", type=PATH, help="Settings in YAML.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")

@@ -18,6 +18,7 @@ from experiments.run.lists import POOL, mined, request
 from rank_xmodal import scorers
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.data.groups import groups
 from rank_xmodal.devices import pick_device
 from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery, rank_gallery
 from rank_xmodal.scorers import ScorerSettings
@@ -41,15 +42,20 @@ class Part:
     def of(self, data: EmbeddingSet) -> EmbeddingSet:
         """Return the set, or with one fold of its images, and their captions, as test and the rest as train.
 
-        Every image is in test once a permutation, but those that the division leaves over, which are always train.
-        Splits that the set itself has don't count then; there is no validation split.
+        Near-duplicates stay together (`rank_xmodal.data.groups`), in the fold of the first of them. Every image is in
+        test once a permutation, but those that the division leaves over, which are always train. Splits that the set
+        itself has don't count then; there is no validation split.
         """
         if not self.folds:
             return data
         order = np.random.default_rng(self.repeat).permutation(len(data.images))
         size = len(order) // self.folds
-        images = np.full(len(order), "train", dtype=object)
-        images[order[self.fold * size : (self.fold + 1) * size]] = "test"
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        group = groups(data).image
+        first = np.full(group.max(initial=0) + 1, len(order))
+        np.minimum.at(first, group, place)
+        images = np.where(first[group] // size == self.fold, "test", "train").astype(object)
         texts = np.full(len(data.texts), "train", dtype=object)
         texts[data.relevance["text"]] = images[data.relevance["image"]]
         which = f"{data.fingerprint} fold {self.fold} of {self.folds}, permutation {self.repeat}"

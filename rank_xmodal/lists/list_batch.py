@@ -27,6 +27,8 @@ class ListBatch:
         Rows of the candidates in the embedding set or the index; -1 at padding.
     projected : Tensor (B, L, k) or None
         The candidates as the scorer's `project` returns them, where that was done for a whole corpus.
+    features : Tensor (B, L, F) or None
+        Of training lists: scores by fits that have not met them; see `Scorer.held_out_features`.
     """
 
     query: torch.Tensor
@@ -37,3 +39,4 @@ class ListBatch:
     query_row: torch.Tensor | None = None
     rows: torch.Tensor | None = None
     projected: torch.Tensor | None = None
+    features: torch.Tensor | None = None

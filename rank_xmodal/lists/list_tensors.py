@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -157,9 +157,17 @@ class ListTensors:
         """
         if self.rows.numel() < len(self.candidates):
             return self
-        projected = scorer.project(self.candidates)
-        kept = self.candidates if scorer.needs.candidates else self.candidates[:, :0]
-        return replace(self, projected=projected, candidates=kept)
+        lists = self.projected_for(scorer.project)
+        return lists if scorer.needs.candidates else replace(lists, candidates=self.candidates[:, :0])
+
+    def projected_for(self, project: Callable[[torch.Tensor], torch.Tensor | None]) -> ListTensors:
+        """Return the lists with each of their candidates projected once; those of other lists stay 0."""
+        used = torch.unique(self.rows.clamp(min=0))
+        if (part := project(self.candidates[used])) is None:
+            return self
+        projected = part.new_zeros(len(self.candidates), part.shape[1])
+        projected[used] = part
+        return replace(self, projected=projected)
 
     def batch(self, index: torch.Tensor) -> tuple[ListBatch, torch.Tensor]:
         """Return the lists `index` (B,) as a batch in float32, and their labels (B, L)."""
@@ -188,6 +196,7 @@ class ListTensors:
                 projected=None
                 if self.projected is None
                 else self.projected.index_select(0, safe).unflatten(0, rows.shape),
+                features=None if self.features is None else self.features.index_select(0, index),
             ),
             self.labels.index_select(0, index),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,16 +83,24 @@ class ListTrained(Scorer):
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self.network: Network | None = None
-        self.network_of: RankerConfig | None = None
-        self.like: RankerConfig | None = None  # what a fit that was validated had
+        self.network_of: Any = None
+        self.like: int | None = None  # the lists of a fit that was validated: more must not make another network
+        self.lists = 0
 
     @abstractmethod
-    def network_config(self, dim: int, spread: float, lists: int) -> RankerConfig:
-        """Return the network that the settings describe, for that many training lists."""
+    def network_config(self, dim: int, spread: float, lists: int) -> Any:
+        """Return the network that the settings describe, a dataclass, for that many training lists."""
 
     @abstractmethod
-    def build(self, config: RankerConfig) -> Network:
+    def build(self, config: Any) -> Network:
         """Make the untrained network."""
+
+    def read_config(self, config: dict[str, Any]) -> Any:
+        """Return what `asdict` made of a network's sizes."""
+        return RankerConfig(**{**config, "blocks": tuple(config["blocks"])})
+
+    def start(self, data: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int) -> None:
+        """Set what the network knows before its first step; nothing by default."""
 
     def loss(self) -> Loss:
         """Return the loss that the settings name."""
@@ -132,11 +140,12 @@ class ListTrained(Scorer):
         }
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            spread = spread_of(lists)
-            self.network_of = self.network_config(data.dim, spread, len(lists))
-            if self.like is not None:  # more lists must not make another network than validation chose
-                self.network_of = replace(self.like, spread=spread)
+            self.lists = len(lists) if self.like is None else self.like
+            self.network_of = self.network_config(data.dim, spread_of(lists), self.lists)
             self.network = self.build(self.network_of).to(device)
+            self.start(data, direction, lists, seed)
+            if not any(True for _ in self.network.parameters()):
+                return self
             progress = train(
                 self.network,
                 self.loss(),
@@ -153,7 +162,7 @@ class ListTrained(Scorer):
     def refitting(self) -> Self:
         """Return one that is not fitted, for the same network; its epochs are for `Watch` to stop."""
         again = type(self)(self.settings)
-        again.like = self.network_of
+        again.like = self.lists
         return again
 
     def _fitted(self) -> Network:
@@ -188,7 +197,7 @@ class ListTrained(Scorer):
 
     def load(self, config: dict[str, Any], state: dict[str, torch.Tensor]) -> Self:
         """Take over a network; see `Scorer.load`."""
-        self.network_of = RankerConfig(**{**config, "blocks": tuple(config["blocks"])})
+        self.network_of = self.read_config(config)
         self.network = self.build(self.network_of)
         self.network.load_state_dict(state)
         self.network.eval()

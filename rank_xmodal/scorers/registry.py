@@ -12,7 +12,6 @@ from rank_xmodal.errors import UserError, did_you_mean
 from rank_xmodal.files import YamlLoader, read_yaml
 from rank_xmodal.scorers.allrank import AllRank
 from rank_xmodal.scorers.base import Scorer
-from rank_xmodal.scorers.combined.scorer import Combined
 from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.cosine import Cosine
 from rank_xmodal.scorers.csls import CSLS
@@ -24,6 +23,7 @@ from rank_xmodal.scorers.projections.cmpm import CMPM
 from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.dcca import DCCA
 from rank_xmodal.scorers.projections.gaussian import Gaussian
+from rank_xmodal.scorers.projections.neighbours import Neighbours
 from rank_xmodal.scorers.projections.vsepp import VSEPP
 from rank_xmodal.scorers.settings import ScorerSettings
 
@@ -44,7 +44,7 @@ _SCORERS: dict[str, type[Scorer]] = {
         VSEPP,
         Gaussian,
         Convex,
-        Combined,
+        Neighbours,
         ContextAware,
         AllRank,
     )

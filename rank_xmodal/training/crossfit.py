@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.groups import groups
 
 FOLDS = 5
 LARGE = 1_000  # training images from which on two folds leave enough to fit on
@@ -33,7 +32,7 @@ def inner_folds(data: EmbeddingSet, folds: int = FOLDS, seed: int = 0) -> Iterat
     data : EmbeddingSet
     folds : int
     seed : int
-        Which groups, images and captions connected by relevance, go into which fold.
+        Which groups go into which fold; see `rank_xmodal.data.groups`.
 
     Yields
     ------
@@ -41,16 +40,12 @@ def inner_folds(data: EmbeddingSet, folds: int = FOLDS, seed: int = 0) -> Iterat
         The set with all folds but one as its split train, to fit on, and with that one fold alone, to score. The other
         splits stay.
     """
-    matrix = data.relevance_matrix("t2i")
-    texts, images = matrix.shape
-    pairs = matrix.tocoo()
-    size = texts + images
-    graph = coo_matrix((np.ones(pairs.nnz, dtype=bool), (pairs.row, pairs.col + texts)), shape=(size, size))
-    count, group = connected_components(graph, directed=False)
+    found = groups(data)
+    group = np.concatenate([found.text, found.image])
     in_train = np.concatenate([(table["split"] == "train").to_numpy() for table in (data.texts, data.images)])
     # Dealt out in random order: folds of the training split differ by one group at most.
     dealt = np.random.default_rng(seed).permutation(np.unique(group[in_train]))
-    fold_of_group = np.full(count, -1)
+    fold_of_group = np.full(group.max(initial=0) + 1, -1)
     fold_of_group[dealt] = np.arange(len(dealt)) % folds
     fold = fold_of_group[group]
     for number in range(folds):

@@ -73,8 +73,9 @@ def lists_of(data, direction="t2i", depth=30):
 
 
 def chosen(**values):
-    """Return settings for a training of a second."""
-    return scorers.parse({"epochs": 3, "batch_size": 32, "device": "cpu", "dropout": 0.1, **values})
+    """Return settings for a training of a second; of our ranker over embeddings, unless they say otherwise."""
+    ours = {} if "scorer" in values else {"features": "embeddings"}
+    return scorers.parse({"epochs": 3, "batch_size": 32, "device": "cpu", "dropout": 0.1, **ours, **values})
 
 
 def train(data, lists, settings, *, direction="t2i", validation=None, **watch):

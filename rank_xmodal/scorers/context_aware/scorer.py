@@ -4,35 +4,74 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+import torch
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.errors import UserError
+from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.needs import Needs
+from rank_xmodal.retrieval.query_bank import query_groups
+from rank_xmodal.scorers.context_aware.combine import combine, held_out_features
+from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence, Score, of_scores
 from rank_xmodal.scorers.context_aware.ranker import ALL_BLOCKS, LEAN_BLOCKS, Block, ContextAwareRanker, RankerConfig
+from rank_xmodal.scorers.context_aware.score_ranker import ScoreRanker, ScoreRankerConfig
+from rank_xmodal.scorers.context_aware.solve import any_on_top
 from rank_xmodal.scorers.list_trained import PAPER, SMALL, ListTrained, ListTrainedSettings
+from rank_xmodal.training.loop import Network
+from rank_xmodal.training.step import Loss
+
+Features = Literal["full", "embeddings", "concat"]
+_OF_EMBEDDINGS = ("blocks", "without", "residual")
 
 
 class ContextAwareSettings(ListTrainedSettings):
     """A key that is left out takes the default of its `features`."""
 
-    features: Literal["full", "concat"] = Field("full", description="concat is the paper's recipe, to the letter")
+    features: Features = Field(
+        "full", description="cross-fitted scores; the pair's embeddings; concat is the paper's recipe, to the letter"
+    )
+    scores: tuple[Score, ...] | None = Field(None, min_length=1, description="full: which; by default all")
+    folds: int | Literal["auto"] = Field(
+        "auto", description="full: inner folds that the scores are fitted on; auto: 5, from 1,000 training images on 2"
+    )
     blocks: tuple[Block, ...] | None = Field(
         None, description="pair features; by default those of `features`, bilinear from 5,000 lists on"
     )
     without: tuple[Block, ...] = Field((), description="pair features to leave out of these")
-    residual: bool | None = Field(None, description="add the first-stage score; None: with features full")
+    residual: bool | None = Field(None, description="add the first-stage score; None: with features embeddings")
 
     @classmethod
     def defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the paper's recipe for features=concat."""
-        return PAPER if values.get("features") == "concat" else {}
+        """Return the paper's recipe for features=concat; what only a ranker of embeddings has makes it one."""
+        features = values.get("features")
+        if features == "concat":
+            return PAPER
+        if features is None and (values.get("on", "clip") != "clip" or any(map(values.get, _OF_EMBEDDINGS))):
+            return {"features": "embeddings"}
+        return {"layers": 0} if features in (None, "full") else {}
+
+    @model_validator(mode="after")
+    def _known_to_its_features(self) -> Self:
+        wrong = _OF_EMBEDDINGS if self.features == "full" else ("scores",)
+        for key in wrong:
+            if getattr(self, key):
+                other = "embeddings" if self.features == "full" else "full"
+                raise ValueError(f"{key} is a setting of features={other}, not of features={self.features}")
+        return self
 
 
 class ContextAware(ListTrained):
-    """The Context-Aware Ranker over pairs of embeddings; the network is `ContextAwareRanker`.
+    """The Context-Aware Ranker, by default over cross-fitted scores of a pair; else over its embeddings.
+
+    The network is `ScoreRanker` or `ContextAwareRanker`. Cross-fitted: the training lists are held-out queries against
+    held-out candidates, scored by maps that have met neither; in use the maps are those of all training pairs.
 
     References
     ----------
-    Pobrotyn et al.: Context-Aware Learning to Rank with Self-Attention, SIGIR eCom 2020, arXiv 2005.10084.
+    Pobrotyn et al.: Context-Aware Learning to Rank with Self-Attention, SIGIR eCom 2020, arXiv 2005.10084. Over scores:
+    Wolpert: Stacked Generalization, Neural Networks 1992.
     """
 
     name = "context_aware"
@@ -42,12 +81,20 @@ class ContextAware(ListTrained):
     settings: ContextAwareSettings
 
     @property
+    def over_scores(self) -> bool:
+        """Whether it ranks by cross-fitted scores."""
+        return self.settings.features == "full" if self.network is None else isinstance(self.network, ScoreRanker)
+
+    @property
     def needs(self) -> Needs:
         """The network's needs; before it is fitted, whatever its settings may come to need."""
         if self.network is not None:
             return self.network.needs
+        if self.over_scores:
+            return Needs(candidates=True, lists=True)
         # For so many lists that every block has its place.
         network = self.network_config(dim=1, spread=1.0, lists=SMALL)
+        assert isinstance(network, RankerConfig)
         return Needs(
             base=network.residual or not {"cosine", "hubness"}.isdisjoint(network.blocks),
             neighbours="hubness" in network.blocks,
@@ -55,23 +102,93 @@ class ContextAware(ListTrained):
             lists=True,
         )
 
-    def network_config(self, dim: int, spread: float, lists: int) -> RankerConfig:
+    @property
+    def out_of_fold(self) -> int | Literal["auto"] | None:
+        """The inner folds that its training lists are scored by."""
+        return self.settings.folds if self.over_scores else None
+
+    def held_out_features(
+        self, knows: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int
+    ) -> torch.Tensor:
+        """Return the features of training lists, (Q, L, F), by scores fitted on what `knows` has as train."""
+        return held_out_features(Evidence.fit(knows, direction, seed, lists.rows.device), lists)
+
+    def network_config(self, dim: int, spread: float, lists: int) -> RankerConfig | ScoreRankerConfig:
         """Return the network that the settings describe, for that many training lists."""
         chosen = self.settings
-        full = chosen.features == "full"
-        blocks = chosen.blocks or (("concat",) if not full else LEAN_BLOCKS if lists < SMALL else ALL_BLOCKS)
+        sizes = {key: getattr(chosen, key) for key in ("d_model", "layers", "heads", "d_ff", "dropout")}
+        if chosen.features == "full":
+            return ScoreRankerConfig(**sizes)
+        concat = chosen.features == "concat"
+        blocks = chosen.blocks or (("concat",) if concat else LEAN_BLOCKS if lists < SMALL else ALL_BLOCKS)
         return RankerConfig(
             dim=dim,
             blocks=tuple(block for block in blocks if block not in chosen.without),
-            d_model=chosen.d_model,
-            layers=chosen.layers,
-            heads=chosen.heads,
-            d_ff=chosen.d_ff,
-            dropout=chosen.dropout,
-            residual=full if chosen.residual is None else chosen.residual,
+            residual=not concat if chosen.residual is None else chosen.residual,
             spread=spread,
+            **sizes,
         )
 
-    def build(self, config: RankerConfig) -> ContextAwareRanker:
+    def read_config(self, config: dict[str, Any]) -> RankerConfig | ScoreRankerConfig:
+        """Return a network's sizes; which network they are of they tell."""
+        if "features" not in config:
+            return RankerConfig(**{**config, "blocks": tuple(config["blocks"])})
+        if tuple(config["features"]) != FEATURES:
+            raise ValueError("its scores are those of another version")
+        return ScoreRankerConfig(**{**config, "features": FEATURES})
+
+    def build(self, config: RankerConfig | ScoreRankerConfig) -> Network:
         """Make the untrained network."""
-        return ContextAwareRanker(config)
+        return ScoreRanker(config) if isinstance(config, ScoreRankerConfig) else ContextAwareRanker(config)
+
+    def loss(self) -> Loss:
+        """Return the loss that the settings name; over scores any relevant item on top is enough for it."""
+        function = super().loss()
+        if not self.over_scores:
+            return function
+        return lambda scores, labels: function(*any_on_top(scores, labels))
+
+    def start(self, data: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int) -> None:
+        """Solve for the weights of the scores on the held-out lists, and fit the scores on all training pairs.
+
+        A validation chooses nothing here: the inner folds do.
+
+        Raises
+        ------
+        UserError
+            If the lists have no features.
+        """
+        if not isinstance(self.network, ScoreRanker):
+            return
+        if lists.features is None or lists.fold is None:
+            raise UserError(
+                f"scorer={self.name}, features=full is trained on lists of inner folds. Train it with "
+                "`rank-xmodal train`, or over embeddings with features=embeddings."
+            )
+        taught = lists.instructive.cpu()
+        group = query_groups(data, direction)[lists.query_row.cpu().numpy()]
+        found = combine(
+            lists.features.cpu()[taught], lists.labels.cpu()[taught], lists.fold.cpu().numpy()[taught.numpy()],
+            group[taught.numpy()], self.settings.loss, super().loss(), of_scores(self.settings.scores),
+        )  # fmt: skip
+        self.network.take(found, Evidence.fit(data, direction, seed, lists.rows.device))
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The network's weights, and the maps behind its scores."""
+        return self.network.tensors() if isinstance(self.network, ScoreRanker) else super().state
+
+    def load(self, config: dict[str, Any], state: dict[str, torch.Tensor]) -> Self:
+        """Take over a network; see `Scorer.load`."""
+        if "features" not in config:
+            return super().load(config, state)
+        self.network_of = self.read_config(config)
+        self.network = ScoreRanker(self.network_of).load_tensors(state).eval()
+        return self
+
+    def to(self, device: torch.device) -> Self:
+        """Move the network, and the maps behind its scores."""
+        super().to(device)
+        if isinstance(self.network, ScoreRanker) and self.network.evidence is not None:
+            self.network.evidence = self.network.evidence.to(device)
+        return self

@@ -23,6 +23,8 @@ class TrainingPairs:
     image, text : ndarray (P,), int64
         The pairs, as rows of the two tables.
     relevant : csr_matrix (m, n), bool
+    image_rows, text_rows : ndarray (n,) and (m,), int64
+        Rows of the two tables in the set.
     """
 
     images: torch.Tensor
@@ -30,6 +32,8 @@ class TrainingPairs:
     image: np.ndarray
     text: np.ndarray
     relevant: sp.csr_matrix
+    image_rows: np.ndarray
+    text_rows: np.ndarray
 
     @classmethod
     def gather(cls, data: EmbeddingSet, device: torch.device | str = "cpu") -> TrainingPairs:
@@ -60,6 +64,8 @@ class TrainingPairs:
             image=image,
             text=text,
             relevant=sp.csr_matrix((np.ones(len(image), dtype=bool), (text, image)), shape=shape),
+            image_rows=image_rows.astype(np.int64),
+            text_rows=text_rows.astype(np.int64),
         )
 
     def __len__(self) -> int:

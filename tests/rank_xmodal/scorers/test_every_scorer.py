@@ -18,7 +18,8 @@ from rank_xmodal.training.crossfit import inner_folds
 
 CPU = torch.device("cpu")
 MAPS = [name for name in scorers.names() if issubclass(scorers.class_of(name), Projection)]
-LEARN = [name for name in MAPS if name != "centred"]  # learn from pairs
+# Learn from pairs what holds for others; the planted images have no like ones to be told by.
+LEARN = [name for name in MAPS if name not in ("centred", "neighbours")]
 # Settings for a second: the 400 planted training pairs make few steps an epoch.
 QUICK = {
     "dcca": {"hidden": 128, "batch_size": 200, "lr": 3e-3, "r1": 1.0, "r2": 1.0},
@@ -75,7 +76,7 @@ def test_an_unknown_direction_is_refused(corpus, name):
         quick(name).fit(corpus.data, "image")
 
 
-@pytest.mark.parametrize("name", [*MAPS, "combined", "context_aware", "allrank"])
+@pytest.mark.parametrize("name", [*MAPS, "context_aware", "allrank"])
 def test_scoring_before_fitting_is_an_error(corpus, name):
     with pytest.raises(RuntimeError, match="fit comes before score"):
         quick(name).score(corpus.random_batch())

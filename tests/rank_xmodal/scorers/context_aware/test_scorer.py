@@ -10,8 +10,8 @@ from rank_xmodal.scorers.list_trained import SMALL
 
 
 def test_only_a_large_training_set_gets_the_bilinear_block():
-    def blocks(lists, **values):
-        return ContextAware(**values).network_config(8, 0.03, lists).blocks
+    def blocks(lists, features="embeddings", **values):
+        return ContextAware(features=features, **values).network_config(8, 0.03, lists).blocks
 
     assert "bilinear" not in blocks(SMALL - 1)
     assert "bilinear" in blocks(SMALL)

@@ -97,7 +97,11 @@ def solve(lists: Lists, loss: Loss, weight: float, penalty: float, start: np.nda
 
 
 def choose(
-    lists: Lists, loss: Loss, weight: float, start_of: Callable[[Lists], np.ndarray]
+    lists: Lists,
+    loss: Loss,
+    weight: float,
+    start_of: Callable[[int | None], np.ndarray],
+    learnt_from: Callable[[Lists], Lists] = lambda lists: lists,
 ) -> tuple[float, np.ndarray]:
     """Choose the penalty in the inner folds, then solve on all lists; return both.
 
@@ -108,13 +112,15 @@ def choose(
     ----------
     lists, loss, weight
         See `solve`.
-    start_of : lists -> w
-        Where the solution starts and what it is penalised towards.
+    start_of : fold, or None for none -> w
+        Where the solution starts that does without that fold, and what it is penalised towards.
+    learnt_from : lists -> lists
+        Fewer and shorter ones for a loss that takes its time; it is always judged on the whole lists.
     """
     held = {penalty: np.zeros(len(lists.fold)) for penalty in PENALTIES}
     for fold in np.unique(lists.fold):
-        rest, out = lists.of(lists.fold != fold), lists.of(lists.fold == fold)
-        start = start_of(rest)
+        rest, out = learnt_from(lists.of(lists.fold != fold)), lists.of(lists.fold == fold)
+        start = start_of(fold)
         for penalty in PENALTIES:
             w = torch.from_numpy(solve(rest, loss, weight, penalty, start)).to(out.z.dtype)
             held[penalty][lists.fold == fold] = reciprocal_rank(out.base + out.z @ w, out.labels)
@@ -126,4 +132,4 @@ def choose(
         return not behind.mean() > share * standard_error(behind, lists.group)  # of one group nobody knows it
 
     chosen = max(penalty for penalty in PENALTIES if as_good(penalty))
-    return chosen, solve(lists, loss, weight, chosen, start_of(lists))
+    return chosen, solve(learnt_from(lists), loss, weight, chosen, start_of(None))

@@ -1,15 +1,18 @@
 """Scores in their shared form against the scorers that they come from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from rank_xmodal.retrieval.query_bank import hubness, neighbours
-from rank_xmodal.scorers.combined import evidence
-from rank_xmodal.scorers.combined.evidence import ALONE, CORRECTED, FEATURES, SCORES, Evidence
+from rank_xmodal.scorers.context_aware import evidence
+from rank_xmodal.scorers.context_aware.evidence import ALONE, CORRECTED, FEATURES, SCORES, Evidence
 from rank_xmodal.scorers.projections.centred import Centred
 from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.gaussian import Gaussian
+from rank_xmodal.scorers.projections.neighbours import Neighbours
 from rank_xmodal.scorers.projections.vsepp import VSEPP
 
 CPU = torch.device("cpu")
@@ -22,6 +25,7 @@ def own(data, direction, name):
         "gaussian": lambda: Gaussian(device="cpu"),
         "convex, strong": lambda: Convex(strengths=(300.0,), device="cpu"),
         "vsepp": lambda: VSEPP(device="cpu"),
+        "neighbours": lambda: Neighbours(device="cpu"),
     }[name]()
     return made.fit(data, direction)
 
@@ -31,13 +35,14 @@ def test_every_score_is_that_of_its_scorer(corpus, direction):
     data = corpus.data
     found = Evidence.fit(data, direction, 0, CPU)
     query = torch.from_numpy(np.asarray(data.queries(direction)[:4], np.float32))
-    candidates = torch.from_numpy(np.asarray(data.candidates(direction)[:9], np.float32)).expand(4, 9, 24)
+    rows = data.candidate_rows(direction, "test")[:9]
+    candidates = torch.from_numpy(np.asarray(data.candidates(direction)[rows], np.float32)).expand(4, 9, 24)
     table = found.of_candidates(candidates[0])
     features = found.features(query, candidates, table.expand(4, 9, -1))
     assert features.shape == (4, 9, len(FEATURES))
     place = FEATURES.index
     torch.testing.assert_close(features[..., place("cosine")], torch.einsum("bd,bld->bl", query, candidates))
-    for name in ("centred", "gaussian", "convex, strong", "vsepp"):
+    for name in ("centred", "gaussian", "convex, strong", "vsepp", "neighbours"):
         scorer = own(data, direction, name)
         expected = scorer.map_queries(query.numpy()) @ scorer.map_candidates(candidates[0].numpy()).T
         whole = features[..., place(name)]
@@ -45,7 +50,7 @@ def test_every_score_is_that_of_its_scorer(corpus, direction):
             whole = whole - features[..., place("gaussian, own")]
         np.testing.assert_allclose(whole.numpy(), expected, rtol=2e-3, atol=2e-4, err_msg=name)
         # Hubness in the same space, and CSLS.
-        bank = scorer.map_queries(found.bank.numpy())
+        bank = scorer.map_queries(found.bank.float().numpy())
         near = np.sort(scorer.map_candidates(candidates[0].numpy()) @ bank.T, axis=1)[:, ::-1][:, :10].mean(1)
         np.testing.assert_allclose(
             features[0, :, place(f"{name}, hubness")].numpy(), near, rtol=2e-3, atol=2e-4, err_msg=name
@@ -53,7 +58,7 @@ def test_every_score_is_that_of_its_scorer(corpus, direction):
         np.testing.assert_allclose(
             features[..., place(f"{name}, CSLS")].numpy(), expected - near / 2, rtol=5e-3, atol=5e-4, err_msg=name
         )
-    hub = hubness(neighbours(data.candidates(direction)[:9], found.bank.numpy().astype(np.float16)).cosine)
+    hub = hubness(neighbours(data.candidates(direction)[rows], found.bank.numpy().astype(np.float16)).cosine)
     torch.testing.assert_close(features[0, :, place("cosine, hubness")], hub, rtol=1e-3, atol=1e-4)
 
 
@@ -70,12 +75,45 @@ def test_a_corpus_is_worked_through_in_blocks(corpus, monkeypatch):
 
 
 def test_what_was_fitted_serves_both_directions_and_all_losses(corpus, monkeypatch):
-    evidence._fitted.cache_clear()
     calls = []
     real = Convex.fit
     monkeypatch.setattr(Convex, "fit", lambda self, *a, **k: (calls.append(1), real(self, *a, **k))[1])
+    data = corpus.planted(seed=8)
     for direction in ("t2i", "i2t", "t2i"):
-        Evidence.fit(corpus.data, direction, 0, CPU)
+        Evidence.fit(data, direction, 0, CPU)
     assert len(calls) == 1
     Evidence.fit(corpus.planted(seed=9), "t2i", 0, CPU)
     assert len(calls) == 2
+
+
+def test_a_training_candidate_in_a_corpus_is_no_hub_by_its_own_queries_and_no_answer_to_itself(corpus):
+    """What it is told of a training item is what it would be told had the item's own pair not been there."""
+    data = corpus.data
+    found = Evidence.fit(data, "t2i", 0, CPU)
+    rows = data.candidate_rows("t2i", "train")[:5]
+    table = found.of_candidates(torch.from_numpy(np.asarray(data.image_emb[rows])))
+    bank_rows = data.query_rows("t2i", "train")
+    asked = np.asarray(data.relevance_matrix("t2i")[bank_rows][:, rows].todense()) > 0
+    cosine = np.asarray(data.image_emb[rows], np.float32) @ found.bank.float().numpy().T
+    near = np.sort(np.where(asked.T, -np.inf, cosine), axis=1)[:, ::-1][:, :10].mean(1)
+    place = 24 + 6
+    np.testing.assert_allclose(table[:, place].numpy(), near, rtol=1e-3, atol=1e-4)
+    assert (near < np.sort(cosine, axis=1)[:, ::-1][:, :10].mean(1) - 1e-3).any()
+    # Without itself among the known.
+    image = torch.from_numpy(np.asarray(data.image_emb[rows[0]], np.float32))
+    centred = torch.nn.functional.normalize(image - found.candidate_mean, dim=0)
+    like = found.known.float() @ centred
+    others = like.argsort(descending=True)[1:51]
+    weight = torch.softmax(10 * like[others], 0)
+    answer = torch.nn.functional.normalize(weight @ found.answers.float()[others], dim=0)
+    torch.testing.assert_close(table[0, :24], answer, rtol=1e-3, atol=1e-3)
+
+
+def test_one_pair_is_enough_to_be_fitted_and_says_nothing(corpus):
+    one = corpus.data.candidate_rows("t2i", "train")[:1]
+    images = corpus.data.images.assign(split=np.where(np.arange(len(corpus.data.images)) == one[0], "train", "test"))
+    mine = corpus.data.relevance["text"][corpus.data.relevance["image"] == one[0]].to_numpy()
+    texts = corpus.data.texts.assign(split=np.where(np.isin(np.arange(len(corpus.data.texts)), mine), "train", "test"))
+    data = replace(corpus.data, images=images, texts=texts, meta={**corpus.data.meta, "fingerprint": "one pair"})
+    found = Evidence.fit(data, "t2i", 0, CPU)
+    assert torch.isfinite(found.of_candidates(torch.from_numpy(np.array(data.image_emb)))).all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rank_xmodal import losses
-from rank_xmodal.scorers.combined.solve import Lists, any_on_top, choose, reciprocal_rank, solve
+from rank_xmodal.scorers.context_aware.solve import Lists, any_on_top, choose, reciprocal_rank, solve
 
 
 def lists(true, count=300, length=12, seed=0, noise=1.0):
@@ -17,10 +17,6 @@ def lists(true, count=300, length=12, seed=0, noise=1.0):
     gumbel = -torch.log(-torch.log(torch.rand(count, length, generator=draw)))
     labels = torch.nn.functional.one_hot((scores + noise * gumbel).argmax(1), length)
     return Lists(z, base, labels, np.arange(count) % 5, np.arange(count))
-
-
-def zero(found):
-    return np.zeros(found.z.shape[-1])
 
 
 def test_planted_weights_are_found():
@@ -38,7 +34,7 @@ def test_an_infinite_penalty_returns_the_start_and_a_large_one_stays_near():
 
 @pytest.mark.parametrize("loss", ["listnet", "lambdarank", "ranknet", "neuralndcg"])
 def test_the_inner_folds_choose_weights_where_there_is_something_to_learn(loss):
-    penalty, w = choose(lists([3.0, -3.0], noise=0.5), losses.get(loss), 50.0, zero)
+    penalty, w = choose(lists([3.0, -3.0], noise=0.5), losses.get(loss), 50.0, lambda fold: np.zeros(2))
     assert np.isfinite(penalty)
     assert w[0] > 0.2
     assert w[1] < -0.2
@@ -46,7 +42,7 @@ def test_the_inner_folds_choose_weights_where_there_is_something_to_learn(loss):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_without_evidence_they_choose_the_base_alone(seed):
-    _, w = choose(lists([0.0] * 8, seed=seed), losses.get("listnet"), 1.0, zero)
+    _, w = choose(lists([0.0] * 8, seed=seed), losses.get("listnet"), 1.0, lambda fold: np.zeros(8))
     given = lists([0.0] * 8, count=2000, seed=seed + 100)
     gain = reciprocal_rank(given.base + given.z @ torch.from_numpy(w).float(), given.labels).mean()
     assert gain >= reciprocal_rank(given.base, given.labels).mean() - 0.02

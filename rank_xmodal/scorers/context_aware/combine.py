@@ -1,0 +1,121 @@
+"""The linear part of the ranker: cross-fitted scores, combined list-wise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rank_xmodal import losses
+from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence
+from rank_xmodal.scorers.context_aware.solve import Lists, Loss, choose, solve, temperature
+
+# Where the weights start: CSLS, the convex maps and VSE++ with CSLS on top, each over its mean deviation in a list.
+_BASE = {"cosine, CSLS": 1.0, "convex, strong, CSLS": 0.5, "convex, weak, CSLS": 0.5, "vsepp, CSLS": 1.0}
+# What brings a loss to the size of ListNet's, so that one penalty means about the same for all.
+_WEIGHT = {"lambdarank": 3.0, "ranknet": 50.0, "neuralndcg": 100.0}
+_MOST, _SHORT = 2_000, 20  # lists and places that the slow losses are solved on
+_SLOW = ("neuralndcg", "approxndcg", "smoothap", "lambdaloss")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """``score = weight . (features less their mean in the list)``.
+
+    Attributes
+    ----------
+    weight : Tensor (F,)
+    unit : Tensor (F,)
+        One over each feature's mean deviation in a list; 0 for those that are left out.
+    penalty : float
+        What the inner folds chose; infinity is the base alone.
+    """
+
+    weight: Tensor
+    unit: Tensor
+    penalty: float
+
+
+def held_out_features(evidence: Evidence, lists: ListTensors, size: int = 64) -> Tensor:
+    """Return the features of lists, (Q, L, F)."""
+    lists, parts = lists.projected_for(evidence.of_candidates), []
+    for index in torch.arange(len(lists), device=lists.rows.device).split(size):
+        batch, _ = lists.batch(index)
+        assert batch.projected is not None
+        parts.append(evidence.features(batch.query, batch.candidates, batch.projected))
+    return torch.cat(parts)
+
+
+def centred(features: Tensor, mask: Tensor) -> Tensor:
+    """Return features less their mean in the list, (B, L, F) and (B, L) -> (B, L, F); 0 at padding."""
+    kept = mask[..., None]
+    centre = torch.where(kept, features, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(kept, features - centre, 0.0)
+
+
+def combine(
+    features: Tensor, labels: Tensor, fold: np.ndarray, group: np.ndarray, loss: str, function: Loss, kept: Tensor
+) -> Combination:
+    """Solve for the weights on held-out lists.
+
+    ``score = a base + w . z``: z the features, centred in the list, over their mean deviation; the base the mean of
+    three scores with CSLS on top; a the temperature at which it has the least loss. The weights start at 0 and are
+    penalised, so that without evidence it ranks as its base.
+
+    Parameters
+    ----------
+    features : Tensor (Q, L, F)
+    labels : Tensor (Q, L); -1 is padding
+    fold, group : ndarray (Q,)
+        See `Lists`.
+    loss : str
+    function : Loss
+        Of that name.
+    kept : Tensor (F,), bool
+        Which features are looked at.
+    """
+    z = centred(features, mask := labels >= 0)
+    deviation = (z.square().sum(1) / mask.sum(1, keepdim=True).clamp(min=1)).sqrt().mean(0).clamp(min=1e-8)
+    unit = kept / deviation
+    z *= unit
+    start = torch.tensor([_BASE.get(name, 0.0) for name in FEATURES]) * kept
+    if not start.any():  # none of the base's own: all that is left, less its hubness
+        start = torch.tensor([float(name.endswith("CSLS")) for name in FEATURES]) * kept
+    held = Lists(z, z @ start, labels, fold, group)
+    scale = temperature(held, losses.get("listnet"))
+    penalty, w = _solved(replace(held, base=held.base * scale), loss, function)
+    return Combination((start * scale + torch.from_numpy(w).float()) * unit, unit, penalty)
+
+
+def _solved(held: Lists, loss: str, function: Loss) -> tuple[float, np.ndarray]:
+    """Return the penalty and the weights; other losses than ListNet start from its solution."""
+    zero = np.zeros(held.z.shape[-1])
+    if loss == "listnet":
+        return choose(held, function, 1.0, lambda fold: zero)
+    listnet = losses.get("listnet")
+    penalty, w = choose(held, listnet, 1.0, lambda fold: zero)
+
+    def start(fold: int | None) -> np.ndarray:
+        return w if fold is None else solve(held.of(held.fold != fold), listnet, 1.0, penalty, zero)
+
+    learnt_from = _shortened if loss in _SLOW else lambda lists: lists
+    return choose(held, function, _WEIGHT.get(loss, 1.0), start, learnt_from)
+
+
+def _shortened(lists: Lists) -> Lists:
+    """Return fewer lists, each with its best by the base; those where nothing relevant is among them teach nothing.
+
+    What is relevant is not put among them: then a low base would speak for an item.
+    """
+    rows = np.linspace(0, len(lists.fold) - 1, min(_MOST, len(lists.fold))).astype(np.int64)
+    some = lists.of(rows)
+    top = some.base.masked_fill(some.labels < 0, -torch.inf).topk(min(_SHORT, some.base.shape[1]), dim=1).indices
+    short = Lists(
+        some.z.gather(1, top[..., None].expand(-1, -1, some.z.shape[-1])),
+        some.base.gather(1, top), some.labels.gather(1, top), some.fold, some.group,
+    )  # fmt: skip
+    taught = ((short.labels > 0).any(1) & (short.labels == 0).any(1)).numpy()
+    return short.of(taught) if taught.any() else some

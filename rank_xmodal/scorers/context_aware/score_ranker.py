@@ -1,0 +1,125 @@
+"""The ranker over cross-fitted scores: a linear combination, and a network on top where it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from typing_extensions import Self
+
+from rank_xmodal.lists.list_batch import ListBatch
+from rank_xmodal.lists.needs import Needs
+from rank_xmodal.scorers.context_aware.combine import Combination, centred
+from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence
+from rank_xmodal.scorers.context_aware.ranker import EncoderLayer
+from rank_xmodal.training.loop import Network
+
+_PREFIX = "evidence."
+
+
+@dataclass(frozen=True)
+class ScoreRankerConfig:
+    """Sizes of a ranker over scores.
+
+    Attributes
+    ----------
+    d_model, layers, heads, d_ff, dropout
+        Of the network on top; without layers there is none.
+    features : tuple of str
+        By which a ranker of another version is told.
+    """
+
+    d_model: int
+    layers: int
+    heads: int
+    d_ff: int
+    dropout: float
+    features: tuple[str, ...] = FEATURES
+
+
+class ScoreRanker(Network):
+    """``score = weight . f + linear(encoder(f))``, f the features of `evidence`, less their mean in the list.
+
+    The weights are solved for (`combine`) before anything is trained, and stay; the last layer starts at zero, so an
+    untrained network ranks as the combination.
+
+    Attributes
+    ----------
+    evidence : Evidence or None
+        What the features come from; None before `take`.
+    penalty : float
+        Of the combination; infinity where it is its base alone.
+    """
+
+    weight: torch.Tensor
+    unit: torch.Tensor
+
+    def __init__(self, config: ScoreRankerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.needs = Needs(candidates=True, lists=True)
+        self.evidence: Evidence | None = None
+        self.penalty = float("inf")
+        self.register_buffer("weight", torch.zeros(len(FEATURES)))
+        self.register_buffer("unit", torch.ones(len(FEATURES)))
+        if config.layers:
+            self.input = nn.Linear(len(FEATURES), config.d_model)
+            self.layers = nn.ModuleList(
+                EncoderLayer(config.d_model, config.heads, config.d_ff, config.dropout) for _ in range(config.layers)
+            )
+            self.norm = nn.LayerNorm(config.d_model)
+            self.output = nn.Linear(config.d_model, 1, bias=False)  # the same for a whole list ranks nothing
+            nn.init.zeros_(self.output.weight)
+
+    def take(self, combination: Combination, evidence: Evidence) -> Self:
+        """Take over weights, and the scores of use."""
+        self.weight, self.unit = combination.weight.to(self.weight), combination.unit.to(self.unit)
+        self.penalty, self.evidence = combination.penalty, evidence
+        return self
+
+    def _known(self) -> Evidence:
+        if self.evidence is None:
+            raise RuntimeError(f"{type(self).__name__}: take comes before score.")
+        return self.evidence
+
+    @torch.no_grad()
+    def project(self, candidates: torch.Tensor) -> torch.Tensor:
+        """Return what each candidate alone decides, (m, d) of any float -> (m, d + 16) float32."""
+        return self._known().of_candidates(candidates)
+
+    @torch.no_grad()
+    def features(self, batch: ListBatch) -> torch.Tensor:
+        """Return the features, centred in the list, (B, L, F); training lists bring their own."""
+        found = batch.features
+        if found is None:
+            evidence, alone = self._known(), batch.projected
+            if alone is None:
+                alone = evidence.of_candidates(batch.candidates.flatten(0, 1)).unflatten(0, batch.mask.shape)
+            found = evidence.features(batch.query, batch.candidates, alone)
+        return centred(found, batch.mask)
+
+    def forward(self, batch: ListBatch) -> torch.Tensor:
+        """Return scores (B, L), float32; padding's are meaningless and change no other."""
+        found = self.features(batch)
+        scores = found @ self.weight
+        if self.config.layers:
+            x = self.input(found * self.unit)
+            # A list of padding alone would attend to nothing and give NaN: let it see itself, nobody reads its scores.
+            seen = None if bool(batch.mask.all()) else batch.mask | ~batch.mask.any(-1, keepdim=True)
+            for layer in self.layers:
+                x = layer(x, seen)
+            scores = scores + self.output(self.norm(x)).squeeze(-1).float()
+        return scores
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return its own tensors and those of the scores, by name."""
+        maps = {} if self.evidence is None else self.evidence.state()
+        return {**self.state_dict(), **{_PREFIX + name: value for name, value in maps.items()}}
+
+    def load_tensors(self, state: dict[str, torch.Tensor]) -> Self:
+        """Take over what `tensors` gave."""
+        maps = {name[len(_PREFIX) :]: value for name, value in state.items() if name.startswith(_PREFIX)}
+        self.load_state_dict({name: value for name, value in state.items() if not name.startswith(_PREFIX)})
+        self.evidence = Evidence(**maps)
+        return self
