@@ -119,7 +119,8 @@ def plan(
         if scorer.needs.lists:
             fitted = f"on={base.name}" if base.fitted_on_pairs else f"scorer={scorer.name}"
             why = f"can't take them: {fitted} scores lists out of fold, and mines them"
-        raise UserError(f"--lists: scorer={scorer.name} {why}. Leave the option out.")
+        other = ", or rank by --features embeddings" if getattr(settings, "features", "") == "full" else ""
+        raise UserError(f"--lists: scorer={scorer.name} {why}. Leave the option out{other}.")
     return Plan(_parts(data, direction, settings, scorer, base, lists, mine), validation)
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
-from rank_xmodal.lists.list_batch import ListBatch
-from rank_xmodal.lists.needs import Needs
-from rank_xmodal.retrieval.query_bank import soft_maximum
-from rank_xmodal.scorers.base import Scorer
+from rank_xmodal.scorers.query_bank import BankCorrected, Strength
 
 
-class InvertedSoftmax(Scorer):
-    """``score = cosine(q, c) - T log sum_b exp(cosine(b, c) / T)``, b the bank queries nearest to c.
+class InvertedSoftmax(BankCorrected):
+    """``score = cosine(q, c) - T log sum_b exp(cosine(b, c) / T)``, b all queries of the bank.
 
     T times the logarithm of ``exp(cosine(q, c) / T) / sum_b exp(cosine(b, c) / T)``, which orders a list the same and
-    never overflows. The sum goes over the ten nearest bank queries: at T = 0.02 those farther off add next to nothing.
-    The paper fits T; here it is `query_bank.TEMPERATURE`, as in the ranker's features.
+    never overflows. T is chosen in the inner folds.
 
     References
     ----------
     Smith et al.: Offline bilingual word vectors, orthogonal transformations and the inverted softmax, ICLR 2017,
-    arXiv 1702.03859.
+    arXiv 1702.03859; as query-bank normalisation: Bogolin et al.: Cross Modal Retrieval with Querybank Normalisation,
+    CVPR 2022, arXiv 2112.12777.
     """
 
     name = "inverted_softmax"
@@ -29,12 +28,10 @@ class InvertedSoftmax(Scorer):
         "Smith et al.: Offline bilingual word vectors, orthogonal transformations and the inverted softmax, "
         "ICLR 2017, arXiv:1702.03859"
     )
+    strengths: ClassVar[tuple[Strength, ...]] = tuple(
+        (temperature,) for temperature in (0.02, 0.005, 0.01, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5)
+    )
 
-    @property
-    def needs(self) -> Needs:
-        """The base's score and hubness."""
-        return Needs(base=True, neighbours=True)
-
-    def score(self, batch: ListBatch) -> torch.Tensor:
-        """Return ``cosine(q, c) - T log sum_b exp(cosine(b, c) / T)``, (B, L)."""
-        return batch.cosine - soft_maximum(batch.neighbour_cosine)
+    def penalties(self, cosine: torch.Tensor, strengths: tuple[Strength, ...]) -> torch.Tensor:
+        """Return ``T log mean_b exp(cosine(b, c) / T)``, (m, n) -> (m, S)."""
+        return torch.stack([t * torch.logsumexp(cosine / t, dim=1) for (t,) in strengths], dim=1)

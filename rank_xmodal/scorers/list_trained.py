@@ -20,7 +20,7 @@ from rank_xmodal.lists.scoring import HeldOut
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.context_aware.ranker import RankerConfig
 from rank_xmodal.scorers.settings import ListSettings
-from rank_xmodal.training.loop import Network, train
+from rank_xmodal.training.loop import Network, train, untrained
 from rank_xmodal.training.settings import TrainingSettings
 from rank_xmodal.training.step import Loss
 from rank_xmodal.training.watch import Watch
@@ -145,6 +145,8 @@ class ListTrained(Scorer):
             self.network = self.build(self.network_of).to(device)
             self.start(data, direction, lists, seed)
             if not any(True for _ in self.network.parameters()):
+                self.history = [untrained(self.network, self.loss(), lists, validation)]
+                (watch or Watch()).on_epoch(self.history[0])
                 return self
             progress = train(
                 self.network,

@@ -26,6 +26,7 @@ from rank_xmodal.scorers.projections.gaussian import Gaussian
 from rank_xmodal.scorers.projections.neighbours import Neighbours
 from rank_xmodal.scorers.projections.vsepp import VSEPP
 from rank_xmodal.scorers.settings import ScorerSettings
+from rank_xmodal.scorers.tuned_csls import TunedCSLS
 
 DEFAULT = "context_aware"
 GROUP = "rank_xmodal.scorers"
@@ -37,6 +38,7 @@ _SCORERS: dict[str, type[Scorer]] = {
         Cosine,
         Centred,
         CSLS,
+        TunedCSLS,
         InvertedSoftmax,
         CCA,
         DCCA,

@@ -23,6 +23,7 @@ from rank_xmodal.training.step import Loss, NotFiniteError, Step
 from rank_xmodal.training.watch import Watch
 
 SELECTED_BY = "MRR"  # finer than R@1: with few validation queries R@1 moves in steps larger than the differences
+_SEEN = 2_000  # training lists that a loss is told of where nothing is trained
 _WARM_UP = 0.05  # share of the steps over which the learning rate rises
 
 
@@ -128,6 +129,21 @@ def train(
     state.remove()
     network.eval()
     return Progress(state.history, state.best_epoch)
+
+
+@torch.no_grad()
+def untrained(network: Network, loss: Loss, tensors: ListTensors, held_out: HeldOut | None) -> dict[str, float]:
+    """Return the figures of a network without parameters as epoch 0: its loss on training lists, and its validation."""
+    network.eval()
+    rows = torch.linspace(0, len(tensors) - 1, min(len(tensors), _SEEN), device=tensors.rows.device).long()
+    total = 0.0
+    for index in rows.split(64):
+        batch, labels = tensors.batch(index)
+        total += float(loss(network.score(batch), labels)) * len(index)
+    figures = {"epoch": 0, "loss": total / len(rows)}
+    if held_out is not None:
+        figures |= {f"val_{key}": value for key, value in mean(held_out.judge(network)).items()}
+    return figures
 
 
 def _rate(step: int, steps: int, settings: TrainingSettings) -> float:

@@ -190,7 +190,7 @@ def test_a_missing_picture_is_a_gap_with_its_id(place, tmp_path):
 
 def test_a_set_without_pictures_has_a_page_too(random_set, tmp_path):
     data = random_set(["train"] * 60 + ["test"] * 40, noise=1.0).write(tmp_path / "set")
-    plan = scorers.parse({"epochs": 1, "negatives": 20, "device": "cpu"})
+    plan = scorers.parse({"epochs": 1, "negatives": 20, "device": "cpu", "features": "embeddings"})
     lists = mine(data, "i2t", negatives=20, pool=40, protocol="natural")
     run_training(data, "i2t", plan, tmp_path / "run", lists=lists, tracking=None, say=lambda line: None)
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -53,7 +53,7 @@ def place(run, tmp_path_factory):
     for direction in ("t2i", "i2t"):
         run("mine", folder / "data", "--direction", direction, "--pool", 100)
         run("train", "--data", folder / "data", "--direction", direction, "--lists",
-            folder / "data/lists" / f"{direction}-train.parquet", *QUICK,
+            folder / "data/lists" / f"{direction}-train.parquet", "--features", "embeddings", *QUICK,
             "--out", folder / "runs" / direction, "--no-tracking")  # fmt: skip
     return folder
 

@@ -11,7 +11,7 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.gallery import rank_gallery
 from rank_xmodal.scorers.folder import load
 
-PLAN = {"epochs": 4, "negatives": 10, "pool": 20, "device": "cpu", "batch_size": 8}
+PLAN = {"features": "embeddings", "epochs": 4, "negatives": 10, "pool": 20, "device": "cpu", "batch_size": 8}
 
 
 @pytest.fixture

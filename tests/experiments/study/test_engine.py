@@ -79,7 +79,7 @@ def test_the_ablation_mines_each_distinct_list_once(random_set, tmp_path, mined,
 
 def test_refits_and_inner_folds_mine_their_lists_once_for_all_rows(random_set, tmp_path, mined):
     data = random_set(["train"] * 150 + ["val"] * 40 + ["test"] * 40, noise=1.5).write(tmp_path / "set")
-    quick = QUICK | {"lr": 0.001, "epochs": 10, "negatives": 10}
+    quick = QUICK | {"features": "embeddings", "lr": 0.001, "epochs": 10, "negatives": 10}
     rows = {
         "one": {},
         "on CCA": {"on": "cca"},

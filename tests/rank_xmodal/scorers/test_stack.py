@@ -41,7 +41,7 @@ def test_csls_on_a_projection_is_csls_in_its_space(corpus, direction):
 
 
 def test_rows_of_a_report_share_what_they_can(corpus, monkeypatch):
-    stack = Stack(scorers.get("inverted_softmax"), corpus.data.text_emb[corpus.data.query_rows("t2i", "train")])
+    stack = Stack(scorers.get("csls"), corpus.data.text_emb[corpus.data.query_rows("t2i", "train")])
     gallery = rank_gallery(corpus.data, "t2i", "test")
     calls = []
     real = Stack.neighbours
