@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,8 @@ class Encoder:
         What the forward pass runs in; weights and normalisation are fp32.
     weights_file : str or None
         The weights file, where the user named one: what loads this encoder again.
+    config : dict or None
+        Of a model that open_clip doesn't know by itself: what tells it again.
     truncated : int
         Captions met so far that are longer than the model's context and were cut by the tokenizer.
     """
@@ -48,12 +51,15 @@ class Encoder:
     precision: str
     dim: int = 0
     weights_file: str | None = None
+    config: dict[str, Any] | None = None
     truncated: int = 0
 
     @property
     def identity(self) -> dict[str, str]:
         """What decides the embeddings, beside the input."""
+        config = {"model_config": json.dumps(self.config, sort_keys=True)} if self.config else {}
         return {
+            **config,
             "encoder": self.name,
             "pretrained": self.pretrained,
             "weights_sha256": self.sha256,
@@ -155,7 +161,7 @@ def load_encoder(
     Parameters
     ----------
     model : str
-        open_clip's name, e.g. "ViT-B-32-quickgelu", or "scenes-clip".
+        open_clip's name, e.g. "ViT-B-32-quickgelu", "scenes-clip", or a config file of open_clip's, NAME.json.
     pretrained : str
         A tag of that model ("openai"; "scenes" for scenes-clip), a weights file (safetensors, or what
         torch.load(weights_only=True) accepts; .xz too), or TAG=FILE.
@@ -178,6 +184,7 @@ def load_encoder(
     network.to(target).eval().requires_grad_(False)
     encoder = Encoder(weights.model, weights.tag, weights.sha256, network, preprocess, tokenizer, target, precision)
     encoder.weights_file = str(weights.path.resolve()) if weights.by_hand else None
+    encoder.config = weights.config
     # Asked of the model itself: configurations of CoCa and of timm's towers spell the width differently.
     with torch.inference_mode():
         encoder.dim = int(network.encode_text(tokenizer(["a"]).to(target)).shape[-1])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import lzma
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import sha256_of_file
+from rank_xmodal.files import read_json, sha256_of_file
 from rank_xmodal.torchvision_ops import make_importable
 
 MODELS = Path(__file__).parent / "models"
@@ -41,6 +42,8 @@ class Weights:
         What a user should know about this choice.
     by_hand : bool
         A file that the user named, and not one that the tag leads to.
+    config : dict or None
+        Of a model that open_clip doesn't know by itself.
     """
 
     model: str
@@ -50,6 +53,47 @@ class Weights:
     preprocess: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     by_hand: bool = False
+    config: dict[str, Any] | None = None
+
+
+_ADDED: dict[str, dict[str, Any]] = {}  # configs that were added by name
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a model's config file.
+
+    Raises
+    ------
+    UserError
+        If it is missing, or no open_clip config.
+    """
+    if not path.is_file():
+        raise UserError(f"model={str(path)!r}: no such file. Name one of open_clip's models, or a config file of one.")
+    found = read_json(path)
+    wanted = ("embed_dim", "vision_cfg", "text_cfg")
+    if not isinstance(found, dict) or not set(wanted) <= set(found):
+        raise UserError(f"{path}: no open_clip config; it needs the keys {', '.join(wanted)}.")
+    return found
+
+
+def add_config(name: str, config: dict[str, Any], where: str) -> None:
+    """Tell open_clip of a model that it doesn't know.
+
+    Raises
+    ------
+    UserError
+        If it knows another one by that name.
+    """
+    open_clip = import_open_clip()
+    if name in open_clip.list_models():
+        if open_clip.get_model_config(name) != config:
+            raise UserError(f"{where}: open_clip has another model named {name!r}. Give the config file another name.")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.json"
+            path.write_text(json.dumps(config), encoding="utf-8")
+            open_clip.add_model_config(path)
+    _ADDED[name] = config
 
 
 def import_open_clip() -> Any:
@@ -68,7 +112,7 @@ def resolve(model: str, pretrained: str | None) -> Weights:
     Parameters
     ----------
     model : str
-        One of open_clip's names, or scenes-clip.
+        One of open_clip's names, scenes-clip, or a config file of open_clip's, NAME.json.
     pretrained : str
         A tag of that model, the path of a weights file, or TAG=FILE: the file that belongs to a tag, brought along by
         hand, with the tag's own image preparation and checks. A file may be .xz-compressed.
@@ -79,7 +123,12 @@ def resolve(model: str, pretrained: str | None) -> Weights:
         If the name or tag is unknown, the two don't fit (QuickGELU), the file is missing, or there is no network.
     """
     open_clip = import_open_clip()
-    name = model.replace("/", "-")  # as open_clip does: ViT-B/32 is ViT-B-32
+    if model.endswith(".json"):
+        config = Path(model)
+        name = config.stem
+        add_config(name, read_config(config), model)
+    else:
+        name = model.replace("/", "-")  # as open_clip does: ViT-B/32 is ViT-B-32
     if name not in open_clip.list_models():
         raise UserError(f"model={model!r}: open_clip has no such model. {_near(name, open_clip.list_models())}")
     if not pretrained:
@@ -101,7 +150,7 @@ def resolve(model: str, pretrained: str | None) -> Weights:
         path = _existing(open_clip, name, file)
         return Weights(name, tag, path, sha256_of_file(path), _facts(open_clip, name, tag), by_hand=True)
     path = _existing(open_clip, name, pretrained)
-    return _from_file(open_clip, name, path)
+    return replace(_from_file(open_clip, name, path), config=_ADDED.get(name))
 
 
 def check_quick_gelu(model: str, tag: str) -> None:

@@ -16,7 +16,9 @@ from rank_xmodal.errors import UserError
 @click.option("--dataset", type=click.Choice(["scenes", "flickr30k", "coco", "folder"]), required=True)
 @click.option("--root", type=PATH, required=True, help="The dataset's folder (scenes: made there).")
 @click.option(
-    "--model", required=True, help="open_clip's model name, e.g. ViT-B-32-quickgelu; scenes-clip is the demo's."
+    "--model",
+    required=True,
+    help="open_clip's model name, e.g. ViT-B-32-quickgelu, or a config file of one; scenes-clip is the demo's.",
 )
 @click.option("--pretrained", required=True, help="A pretrained tag of that model, or a weights file.")
 @click.option("--out", type=PATH, required=True, help="Folder of the embedding set.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def search(
         made the embeddings can't be loaded.
     """
     from data_prep.encoder import load_encoder
+    from data_prep.weights import add_config
 
     if (text is None) == (image is None):
         raise UserError("search: give either --text or --image.")
@@ -54,6 +56,8 @@ def search(
     if not name:
         raise UserError(f"{data.root}: was imported and doesn't say which encoder made it; only its own rows can ask.")
     weights = pretrained or data.meta.get("weights_file") or data.meta.get("pretrained")
+    if data.meta.get("model_config"):
+        add_config(name, json.loads(data.meta["model_config"]), str(data.root))
     encoder = load_encoder(name, weights, None if device == "auto" else device, say=say)
     if data.meta.get("weights_sha256") not in (None, encoder.sha256):
         raise UserError(

@@ -1,7 +1,10 @@
 import hashlib
+import json
 
+import numpy as np
 import pytest
 
+from data_prep.encoder import load_encoder
 from data_prep.weights import check_quick_gelu, resolve
 from rank_xmodal.errors import UserError
 
@@ -130,3 +133,33 @@ def test_an_unknown_file_says_what_is_not_known(tags, tiny_weights, tmp_path):
     notes = resolve("tiny-test", str(path)).notes
     assert any("TAG=mine.safetensors" in note for note in notes)
     assert any("which activation" in note and "tiny-test-quickgelu" in note for note in notes)
+
+
+def test_a_config_file_is_a_model(tiny_weights, tmp_path):
+    """The very embeddings of the model that open_clip knows by name, and what tells it again goes along."""
+    config, known = tmp_path / "mine-of-tests.json", (tiny_weights.parent / "tiny-test.json").read_text()
+    config.write_text(known)
+    by_file, by_name = (
+        load_encoder(model, str(tiny_weights), device="cpu", say=lambda line: None)
+        for model in (str(config), "tiny-test")
+    )
+    assert (by_file.name, by_file.config) == ("mine-of-tests", json.loads(known))
+    assert json.loads(by_file.identity["model_config"]) == json.loads(known)
+    assert by_name.config is None
+    assert "model_config" not in by_name.identity
+    np.testing.assert_array_equal(by_file.encode_texts(["a dog"]), by_name.encode_texts(["a dog"]))
+
+
+def test_a_config_file_that_is_none_is_refused(tmp_path, tiny_weights):
+    broken, other, taken = (tmp_path / name for name in ("broken.json", "other.json", "ViT-B-32.json"))
+    broken.write_text("{")
+    other.write_text('{"embed_dim": 3}')
+    taken.write_text((tiny_weights.parent / "tiny-test.json").read_text())
+    for path, message in (
+        (tmp_path / "none.json", "no such file. Name one of open_clip's models, or a config file"),
+        (broken, "broken.json"),
+        (other, "no open_clip config; it needs the keys embed_dim, vision_cfg, text_cfg"),
+        (taken, "another model named 'ViT-B-32'. Give the config file another name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            resolve(str(path), str(tiny_weights))

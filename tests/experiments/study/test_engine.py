@@ -67,12 +67,12 @@ def fitted(monkeypatch):
 
 
 def test_the_ablation_mines_each_distinct_list_once(random_set, tmp_path, mined, fitted):
-    """Its 13 rows ask for four kinds of lists: 40 a direction over 10 folds, where 130 trainings ask for them."""
+    """Its 13 rows ask for 5, 2 and 10 inner folds and two kinds of lists of a whole train split: 19 minings a fold."""
     data = random_set(["train"] * 150).write(tmp_path / "set")
     read = plan.read(FOLDER / "ablation.yaml", ["negatives=10"]).model_copy(update={"folds": 5})
     outcomes = engine.run(read, data, ["t2i", "i2t"], tmp_path, lambda line: None)
     assert set(mined.values()) == {1}
-    assert len(mined) == 2 * 40
+    assert len(mined) == 2 * 10 * (5 + 2 + 10 + 2)
     assert len(fitted) == 2 * 130
     assert [one.row for one in outcomes[:4]] == ["full"] * 4  # two repeats, two directions
 
