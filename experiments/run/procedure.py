@@ -176,6 +176,8 @@ def fit(
     device = pick_device(settings.device)
     watch = watch or Watch()
     scorer, validation = scorer_of(settings), prepared.validation
+    if scorer.out_of_fold is not None:
+        say(f"  scores fitted on {len(prepared.parts)} inner folds, then on all of train")
     stack = fit_stack(
         scorer, data, direction, base=base_of(settings), parts=prepared.parts, validation=validation,
         seed=settings.seed, device=device, watch=watch,

@@ -11,6 +11,7 @@ import numpy as np
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
+from rank_xmodal.retrieval.query_bank import own_queries
 from rank_xmodal.use.reranker import FirstStage, Reranker
 
 
@@ -66,7 +67,9 @@ def search(
     query = encoder.encode_texts([text]) if text is not None else encoder.encode_images([image])
     side, column = (data.images, "path") if direction == "t2i" else (data.texts, "text")
     rows = np.arange(len(side)) if split is None else data.candidate_rows(direction, split)
-    index = reranker.index(np.asarray(data.candidates(direction)[rows]), ids=rows, first_stage=first_stage)
+    own = own_queries(data, direction, rows, reranker.stack.bank) if reranker.stack.scorer.needs.neighbours else None
+    embeddings = np.asarray(data.candidates(direction)[rows])
+    index = reranker.index(embeddings, ids=rows, first_stage=first_stage, own=own)
     hits = index.search(query, k=min(k, len(rows)))
     ids = side["image_id" if direction == "t2i" else "text_id"]
     return [

@@ -56,6 +56,8 @@ class EmbeddingSet:
         format, name, encoder, pretrained, weights_sha256, dim, normalised, dtype, counts, fingerprint.
     root : Path or None
         The folder it was opened from.
+    kept : Path or None
+        The folder where fits on it, or on a part of it, may be kept.
     """
 
     image_emb: np.ndarray
@@ -65,6 +67,7 @@ class EmbeddingSet:
     relevance: pd.DataFrame
     meta: dict[str, Any] = field(default_factory=dict)
     root: Path | None = None
+    kept: Path | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -216,6 +219,7 @@ class EmbeddingSet:
             relevance=read_table(path / "relevance.parquet", _RELEVANCE, "relevances"),
             meta=meta,
             root=path,
+            kept=path,
         )
         check_shapes(opened, str(path))
         check_labels(opened, str(path))

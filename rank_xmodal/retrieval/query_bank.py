@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
@@ -69,16 +70,48 @@ def query_groups(data: EmbeddingSet, direction: Direction) -> np.ndarray:
     return groups
 
 
-def neighbours(candidates: np.ndarray, bank: np.ndarray) -> Neighbours:
-    """Find every candidate's nearest bank queries, for candidates that no bank query asks for (use, test).
+def neighbours(candidates: np.ndarray, bank: np.ndarray, own: sp.csr_matrix | None = None) -> Neighbours:
+    """Find every candidate's nearest bank queries that don't ask for it (use, test).
 
     Parameters
     ----------
     candidates : ndarray (n, d), L2-normalised
     bank : ndarray (m, d), L2-normalised
+    own : csr_matrix (n, m) or None
+        Which bank queries ask for which candidates, see `own_queries`; None where none does.
     """
-    rows, cosine = top_candidates(candidates, bank, min(NEIGHBOURS, len(bank)))
+    spare = 0 if own is None else int(np.diff(own.indptr).max(initial=0))
+    rows, cosine = top_candidates(candidates, bank, min(NEIGHBOURS + spare, len(bank)))
+    if own is not None and spare:
+        cosine, order = _without(own.tocoo(), rows, cosine, len(bank))
+        rows, cosine = (np.take_along_axis(table, order[:, :NEIGHBOURS], 1) for table in (rows, cosine))
     return Neighbours(torch.from_numpy(cosine), torch.full(rows.shape, -1, dtype=torch.int64))
+
+
+def own_queries(
+    data: EmbeddingSet, direction: Direction, candidate_rows: np.ndarray, bank: np.ndarray
+) -> sp.csr_matrix:
+    """Return which queries of a bank ask for which candidates of a set, (n, m) bool.
+
+    A corpus may hold training items. Their own queries would make them look like hubs. The bank's queries are known
+    again by their embeddings.
+    """
+    place = {row.tobytes(): at for at, row in enumerate(np.ascontiguousarray(bank, dtype=np.float16))}
+    queries = np.ascontiguousarray(data.queries(direction), dtype=np.float16)
+    at = np.array([place.get(row.tobytes(), -1) for row in queries], dtype=np.int64)
+    found = data.relevance_matrix(direction)[:, candidate_rows].tocoo()
+    kept = at[found.row] >= 0
+    shape = (len(candidate_rows), len(bank))
+    ones = np.ones(int(kept.sum()), dtype=bool)
+    return sp.csr_matrix((ones, (found.col[kept], at[found.row[kept]])), shape=shape)
+
+
+def _without(own: sp.coo_matrix, rows: np.ndarray, cosine: np.ndarray, bank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosines with -inf at a candidate's own queries, and the order that puts these last."""
+    keys = np.arange(len(rows))[:, None] * bank + rows
+    asked = np.isin(keys, own.row.astype(np.int64) * bank + own.col)
+    cosine = np.where(asked, -np.inf, cosine).astype(np.float32)
+    return cosine, np.argsort(-cosine, axis=1, kind="stable")
 
 
 def training_neighbours(
@@ -99,11 +132,8 @@ def training_neighbours(
         space.map_queries(data.queries(direction)[bank_rows]),
     )
     rows, cosine = top_candidates(candidates, bank, k)
-    keys = np.arange(len(rows))[:, None] * len(bank_rows) + rows
-    coo = matrix.tocoo()
-    asked = np.isin(keys, coo.row.astype(np.int64) * len(bank_rows) + coo.col)
-    cosine = np.where(asked, -np.inf, cosine).astype(np.float32)
-    order = np.argsort(-cosine, axis=1, kind="stable")[:, : NEIGHBOURS + _SPARE]
+    cosine, order = _without(matrix.tocoo(), rows, cosine, len(bank_rows))
+    order = order[:, : NEIGHBOURS + _SPARE]
     groups = query_groups(data, direction)[bank_rows[rows]]
     return Neighbours(
         torch.from_numpy(np.take_along_axis(cosine, order, 1)),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from rank_xmodal.data.candidate_lists import CandidateLists
@@ -60,11 +61,14 @@ class Stack:
         """What such a first stage is called."""
         return self.scorer.name if self.scorer.space is not None else self.base.name
 
-    def neighbours(self, candidates: np.ndarray) -> Neighbours:
-        """Find every candidate's nearest bank queries in the base's space, (m, d) embeddings; none if nobody looks."""
+    def neighbours(self, candidates: np.ndarray, own: sp.csr_matrix | None = None) -> Neighbours:
+        """Find every candidate's nearest bank queries in the base's space, (m, d) embeddings; none if nobody looks.
+
+        `own` is as `query_bank.neighbours` takes it.
+        """
         if not self.scorer.needs.neighbours:
             return Neighbours.none(len(candidates))
-        return neighbours(self.space.map_candidates(candidates), self.space.map_queries(self.bank))
+        return neighbours(self.space.map_candidates(candidates), self.space.map_queries(self.bank), own)
 
     def tensors(self, data: EmbeddingSet, lists: CandidateLists, device: torch.device) -> ListTensors:
         """Return lists of queries that stand in no bank, ready to be scored."""

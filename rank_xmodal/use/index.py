@@ -6,6 +6,7 @@ import operator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from rank_xmodal.evaluation.calibration import Calibration
@@ -78,15 +79,19 @@ class Index:
         device: torch.device,
         space: Space | None = None,
         calibration: Calibration | None = None,
+        own: sp.csr_matrix | None = None,
     ) -> Index:
-        """Prepare candidates (n, d), float16 of length 1; the first stage searches in `space`, by default CLIP's."""
+        """Prepare candidates (n, d), float16 of length 1; the first stage searches in `space`, by default CLIP's.
+
+        `own` is as `query_bank.neighbours` takes it.
+        """
         return cls(
             stack,
             candidates,
             ids,
             device,
             ExactRetriever(space).index(candidates),
-            stack.neighbours(candidates),
+            stack.neighbours(candidates, own),
             stack.space.map_candidates(candidates),
             stack.scorer.project(torch.from_numpy(candidates).to(device)),
             calibration,

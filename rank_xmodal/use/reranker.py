@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
@@ -82,6 +83,7 @@ class Reranker:
         ids: Sequence[Any] | np.ndarray | None = None,
         *,
         first_stage: FirstStage = "clip",
+        own: sp.csr_matrix | None = None,
     ) -> Index:
         """Prepare a corpus for searching.
 
@@ -92,6 +94,9 @@ class Reranker:
         first_stage : "clip" or "own"
             What finds the candidates that are put in order: CLIP's cosine, or that of the ranker's own space where it
             has one, as a projection does.
+        own : csr_matrix (n, queries of the bank) or None
+            Which queries of the bank ask for which embeddings, where the corpus holds training items: see
+            `rank_xmodal.retrieval.query_bank.own_queries`.
 
         Raises
         ------
@@ -108,4 +113,4 @@ class Reranker:
             space = self.stack.own_space
             if space is None:
                 raise ValueError(f"first_stage='own': {self.stack.scorer.label} has no space of its own; use 'clip'.")
-        return Index.of(self.stack, candidates, names, self.device, space, self.calibration)
+        return Index.of(self.stack, candidates, names, self.device, space, self.calibration, own)

@@ -22,12 +22,12 @@ from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.data.groups import owners
 from rank_xmodal.data.memo import by_fingerprint
 from rank_xmodal.retrieval.query_bank import NEIGHBOURS, choose_bank, hubness
+from rank_xmodal.scorers.context_aware.slow_fits import slow_fits
+from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.scorers.projections.centred import Centred
-from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.gaussian import Gaussian
 from rank_xmodal.scorers.projections.neighbours import Predicted, known_rows, predicted
 from rank_xmodal.scorers.projections.pairs import TrainingPairs
-from rank_xmodal.scorers.projections.vsepp import VSEPP
 
 Score = Literal["cosine", "centred", "gaussian", "convex", "vsepp", "neighbours"]
 # The first are products with the candidate's own embedding.
@@ -212,37 +212,31 @@ class Evidence:
 @by_fingerprint(most=12)  # for the next loss or direction
 def _fitted(data: EmbeddingSet, seed: int, device: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the maps of images and of texts."""
-    centred, gaussian, convex, vsepp = (
-        scorer(device=device).fit(data, "t2i", seed=seed) for scorer in (Centred, Gaussian, Convex, VSEPP)
-    )
-    assert isinstance(convex, Convex)
-    assert isinstance(gaussian, Gaussian)
-    residual = _maps(convex)[0]
-    into, out = residual.get_buffer("into"), residual.get_buffer("out")
+    centred, gaussian = Centred(device=device).fit(data, "t2i"), Gaussian(device=device).fit(data, "t2i")
+    slow = slow_fits(data, seed, device)
     pairs = TrainingPairs.gather(data, device)
     means = (_maps(centred)[0].get_buffer("mean"), _maps(centred)[1].get_buffer("mean"))
     tables = predicted(pairs, "image", means), predicted(pairs, "text", means)
     owner, rows = owners(data)[::-1], (pairs.image_rows, pairs.text_rows)
     sides: list[dict[str, Tensor]] = []
-    for place in range(2):
-        linear = _maps(vsepp)[place]
+    for place, side in enumerate(("image", "text")):
         sides.append(
             {
                 "mean": _maps(centred)[place].get_buffer("mean"),
                 "gaussian": _maps(gaussian)[place].get_buffer("weight"),
-                "map": linear.get_parameter("weight"),
-                "bias": linear.get_parameter("bias"),
-                "penalty": gaussian.penalty.to(into.device),
+                "map": slow[f"{side}_map"],
+                "bias": slow[f"{side}_bias"],
+                "penalty": gaussian.penalty.to(device),
                 "owner": torch.from_numpy(owner[place]).to(device),
                 "known_owner": torch.from_numpy(owner[place][rows[place][known_rows(len(rows[place]))]]).to(device),
                 "known": tables[place].known,
                 "answers": tables[place].answers,
-                "moves": torch.stack([into @ core @ out.T for core in convex.cores.to(into.device)]),
+                "moves": slow["moves"],
             }
         )
     return sides[0], sides[1]
 
 
-def _maps(scorer: object) -> tuple[nn.Module, nn.Module]:
-    maps: tuple[nn.Module, nn.Module] = scorer.maps  # type: ignore[attr-defined]
-    return maps
+def _maps(scorer: Projection) -> tuple[nn.Module, nn.Module]:
+    assert scorer.maps is not None
+    return scorer.maps

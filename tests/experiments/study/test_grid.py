@@ -24,7 +24,8 @@ def data(random_set, tmp_path_factory):
 
 
 def plan_at(path, **keys):
-    values = {"settings": {"features": "embeddings", "epochs": 1, "device": "cpu"}, "grid": {"d_model": [8, 16], "heads": [1, 2]}} | keys
+    settings = {"features": "embeddings", "epochs": 1, "device": "cpu"}
+    values = {"settings": settings, "grid": {"d_model": [8, 16], "heads": [1, 2]}} | keys
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 

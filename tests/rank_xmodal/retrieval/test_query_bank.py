@@ -14,6 +14,7 @@ from rank_xmodal.retrieval.query_bank import (
     hubness,
     leave_out,
     neighbours,
+    own_queries,
     query_groups,
     training_neighbours,
 )
@@ -220,3 +221,21 @@ def test_a_bank_is_bounded_and_repeats_with_its_seed(corpus):
         choose_bank(corpus.data, "t2i", largest=50), choose_bank(corpus.data, "t2i", largest=50)
     )
     assert set(corpus.data.texts["split"].to_numpy()[choose_bank(corpus.data, "t2i")]) == {"train"}
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_a_training_item_in_a_corpus_is_no_hub_by_its_own_queries(corpus, direction):
+    """What a corpus of all items says of a training item is what training says of it."""
+    data = corpus.data
+    bank_rows = choose_bank(data, direction)
+    bank = data.queries(direction)[bank_rows]
+    rows = np.arange(len(data.candidates(direction)))
+    own = own_queries(data, direction, rows, bank)
+    wanted = np.asarray(data.relevance_matrix(direction)[bank_rows].T.todense()) > 0
+    assert np.array_equal(np.asarray(own.todense()), wanted)
+    found = neighbours(data.candidates(direction), bank, own).cosine
+    training = training_neighbours(data, direction, bank_rows).cosine[:, :10]
+    torch.testing.assert_close(found, training)
+    assert not torch.equal(found, neighbours(data.candidates(direction), bank).cosine)
+    none = own_queries(data, direction, data.candidate_rows(direction, "test"), bank)
+    assert none.nnz == 0

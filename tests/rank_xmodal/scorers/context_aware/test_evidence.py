@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.retrieval.query_bank import hubness, neighbours
-from rank_xmodal.scorers.context_aware import evidence
+from rank_xmodal.scorers.context_aware import evidence, slow_fits
 from rank_xmodal.scorers.context_aware.evidence import ALONE, CORRECTED, FEATURES, SCORES, Evidence
 from rank_xmodal.scorers.projections.centred import Centred
 from rank_xmodal.scorers.projections.convex import Convex
@@ -117,3 +118,24 @@ def test_one_pair_is_enough_to_be_fitted_and_says_nothing(corpus):
     data = replace(corpus.data, images=images, texts=texts, meta={**corpus.data.meta, "fingerprint": "one pair"})
     found = Evidence.fit(data, "t2i", 0, CPU)
     assert torch.isfinite(found.of_candidates(torch.from_numpy(np.array(data.image_emb)))).all()
+
+
+def test_what_takes_its_time_is_kept_in_the_set_and_made_again_where_it_was_cut_short(corpus, tmp_path, monkeypatch):
+    data = corpus.planted(seed=10).write(tmp_path / "set")
+    first = slow_fits.slow_fits(data, 0, "cpu")
+    (kept,) = (tmp_path / "set" / "scores").iterdir()
+    calls = []
+    real = slow_fits._made
+    monkeypatch.setattr(slow_fits, "_made", lambda *of: (calls.append(1), real(*of))[1])
+    again = slow_fits.slow_fits(EmbeddingSet.open(tmp_path / "set"), 0, "cpu")
+    assert not calls
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    slow_fits.slow_fits(data, 1, "cpu")
+    assert len(calls) == 1, "another seed is another fit"
+    kept.write_bytes(kept.read_bytes()[:1_000])
+    mended = slow_fits.slow_fits(data, 0, "cpu")
+    assert len(calls) == 2
+    assert all(torch.equal(mended[name], value) for name, value in first.items())
+    monkeypatch.setattr(slow_fits, "_code", lambda: "another version")
+    slow_fits.slow_fits(data, 0, "cpu")
+    assert len(calls) == 3
