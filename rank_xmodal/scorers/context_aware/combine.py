@@ -11,10 +11,22 @@ from torch import Tensor
 from rank_xmodal import losses
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence
-from rank_xmodal.scorers.context_aware.solve import Lists, Loss, choose, solve, temperature
+from rank_xmodal.scorers.context_aware.solve import (
+    Lists,
+    Loss,
+    choose,
+    clearly,
+    few,
+    reciprocal_rank,
+    solve,
+    temperature,
+)
 
-# Where the weights start: CSLS, the convex maps and VSE++ with CSLS on top, each over its mean deviation in a list.
+# Where the weights start: CSLS, the convex maps and VSE++ with CSLS on top, each over its mean deviation in a list; or
+# CSLS alone.
 _BASE = {"cosine, CSLS": 1.0, "convex, strong, CSLS": 0.5, "convex, weak, CSLS": 0.5, "vsepp, CSLS": 1.0}
+_SAFE = {"cosine, CSLS": 1.0}
+_CLEARLY = 2.0  # standard errors
 # What brings a loss to the size of ListNet's, so that one penalty means about the same for all.
 _WEIGHT = {"lambdarank": 3.0, "ranknet": 50.0, "neuralndcg": 100.0}
 _MOST, _SHORT = 2_000, 20  # lists and places that the slow losses are solved on
@@ -81,13 +93,30 @@ def combine(
     deviation = (z.square().sum(1) / mask.sum(1, keepdim=True).clamp(min=1)).sqrt().mean(0).clamp(min=1e-8)
     unit = kept / deviation
     z *= unit
-    start = torch.tensor([_BASE.get(name, 0.0) for name in FEATURES]) * kept
-    if not start.any():  # none of the base's own: all that is left, less its hubness
-        start = torch.tensor([float(name.endswith("CSLS")) for name in FEATURES]) * kept
-    held = Lists(z, z @ start, labels, fold, group)
+    held = Lists(z, z[..., 0], labels, fold, group)
+    start = _start(held, kept)
+    held = replace(held, base=z @ start)
     scale = temperature(held, losses.get("listnet"))
     penalty, w = _solved(replace(held, base=held.base * scale), loss, function)
     return Combination((start * scale + torch.from_numpy(w).float()) * unit, unit, penalty)
+
+
+def _start(held: Lists, kept: Tensor) -> Tensor:
+    """Return the weights (F,) of the base.
+
+    Of few lists it is CSLS, unless the mean of three is clearly better on held-out lists; of more it is this mean,
+    unless CSLS is clearly better.
+    """
+    mixed, safe = (torch.tensor([base.get(name, 0.0) for name in FEATURES]) * kept for base in (_BASE, _SAFE))
+    if not mixed.any():  # none of the base's own: all that is left, less its hubness
+        return torch.tensor([float(name.endswith("CSLS")) for name in FEATURES]) * kept
+    if not safe.any():
+        return mixed
+    ranks = [reciprocal_rank(held.z @ weights, held.labels) for weights in (mixed, safe)]
+    gain = ranks[0] - ranks[1]
+    if few(held):
+        return mixed if clearly(gain, held.group, _CLEARLY) else safe
+    return safe if clearly(-gain, held.group, _CLEARLY) else mixed
 
 
 def _solved(held: Lists, loss: str, function: Loss) -> tuple[float, np.ndarray]:

@@ -14,7 +14,7 @@ from rank_xmodal.evaluation.significance import standard_error
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 PENALTIES = (3.0, 10.0, 30.0, 100.0, float("inf"))  # infinity: the base alone
-FEW = 200  # groups below which a gain must be a whole standard error
+FEW = 200  # groups below which a gain must be two standard errors: whatever is fitted on so few is noise above all
 _ITERATIONS = 30
 
 
@@ -96,6 +96,16 @@ def solve(lists: Lists, loss: Loss, weight: float, penalty: float, start: np.nda
     return np.asarray(found.x)
 
 
+def few(lists: Lists) -> bool:
+    """Say whether the lists are of so few groups that little can be learnt from them."""
+    return len(np.unique(lists.group)) < FEW
+
+
+def clearly(gain: np.ndarray, group: np.ndarray, errors: float) -> bool:
+    """Say whether a gain, (Q,), is on average above so many standard errors; of one group nobody knows it."""
+    return bool(gain.mean() > errors * standard_error(gain, group))
+
+
 def choose(
     lists: Lists,
     loss: Loss,
@@ -106,7 +116,7 @@ def choose(
     """Choose the penalty in the inner folds, then solve on all lists; return both.
 
     Of the penalties whose held-out reciprocal rank is within half a standard error of the best (over groups, paired;
-    a whole one where there are few) the strongest is taken: a gain inside the noise is no gain.
+    two where there are few) the strongest is taken: a gain inside the noise is no gain.
 
     Parameters
     ----------
@@ -125,11 +135,6 @@ def choose(
             w = torch.from_numpy(solve(rest, loss, weight, penalty, start)).to(out.z.dtype)
             held[penalty][lists.fold == fold] = reciprocal_rank(out.base + out.z @ w, out.labels)
     best = max(PENALTIES, key=lambda penalty: held[penalty].mean())
-    share = 1.0 if len(np.unique(lists.group)) < FEW else 0.5
-
-    def as_good(penalty: float) -> bool:
-        behind = held[best] - held[penalty]
-        return not behind.mean() > share * standard_error(behind, lists.group)  # of one group nobody knows it
-
-    chosen = max(penalty for penalty in PENALTIES if as_good(penalty))
+    share = 2.0 if few(lists) else 0.5
+    chosen = max(p for p in PENALTIES if not clearly(held[best] - held[p], lists.group, share))
     return chosen, solve(learnt_from(lists), loss, weight, chosen, start_of(None))

@@ -51,3 +51,24 @@ def test_a_list_is_centred_without_its_padding():
     found = centred(features, mask)
     torch.testing.assert_close(found[1, :3], features[1, :3] - features[1, :3].mean(0))
     assert found[1, 3:].abs().sum() == 0
+
+
+def cut(found, count):
+    features, labels, fold, group = found
+    return features[:count], labels[:count], fold[:count], group[:count]
+
+
+@pytest.mark.parametrize(("count", "better", "safe"), [(100, False, True), (100, True, False), (600, False, False)])
+def test_of_few_lists_the_base_is_csls_unless_the_mean_is_clearly_better(count, better, safe):
+    """At 600 lists the mean of three of one worth each is taken; at 100 it has to show that it is better."""
+    features, labels, fold, group = cut(lists(relevant=1), count)
+    if not better:  # nothing but CSLS says anything
+        for name in ("convex, strong, CSLS", "convex, weak, CSLS", "vsepp, CSLS"):
+            features[..., FEATURES.index(name)] = features[..., FEATURES.index("cosine, CSLS")] + torch.randn(
+                labels.shape, generator=torch.Generator().manual_seed(3)
+            )
+    nothing = combine(
+        features, labels, fold, group, "listnet", lambda scores, labels: scores.sum() * 0, of_scores(None)
+    )
+    assert (nothing.weight[FEATURES.index("vsepp, CSLS")] == 0) == safe
+    assert nothing.weight[FEATURES.index("cosine, CSLS")] > 0

@@ -10,9 +10,12 @@ from rank_xmodal import scorers
 from rank_xmodal.errors import UserError
 from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.gallery import rank_gallery
+from rank_xmodal.scorers.context_aware import combine
 from rank_xmodal.scorers.context_aware.evidence import Evidence
+from rank_xmodal.scorers.context_aware.solve import reciprocal_rank
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 from rank_xmodal.training.crossfit import inner_folds
+from rank_xmodal.training.watch import Watch
 
 CPU = torch.device("cpu")
 
@@ -30,15 +33,69 @@ def test_it_beats_clip_and_csls_on_the_planted_corpus(corpus, direction, loss):
     assert report["ranker"]["R@1"] > report["csls"]["R@1"] + 0.05
 
 
-def test_pairs_put_together_at_random_teach_it_nothing(corpus):
+@pytest.mark.parametrize("loss", ["listnet", "lambdarank"])
+def test_pairs_put_together_at_random_teach_it_nothing(corpus, loss, monkeypatch):
     """Maps of random pairs look splendid on their own pairs; on held-out ones they don't, and get no weight."""
     data = corpus.data
     train = (data.texts["split"] == "train").to_numpy()[data.relevance["text"]]
     relevance = data.relevance.copy()
     relevance.loc[train, "image"] = np.random.default_rng(0).permutation(relevance["image"][train].to_numpy())
     shuffled = replace(data, relevance=relevance, meta={**data.meta, "fingerprint": "shuffled"})
-    stack = fitted(corpus, shuffled)
+    stack = fitted(corpus, shuffled, loss=loss)
     assert stack.scorer.network.penalty >= 30
+    report, _ = corpus.report_of(stack, data)
+    monkeypatch.setattr(combine, "choose", lambda held, *rest: (np.inf, np.zeros(held.z.shape[-1])))
+    base, _ = corpus.report_of(fitted(corpus, shuffled, loss=loss), data)
+    assert report["ranker"]["R@1"] <= base["ranker"]["R@1"] + 0.02
+
+
+def test_scored_by_maps_that_have_met_them_random_pairs_would_teach_a_great_deal(corpus, monkeypatch):
+    """What cross-fitting is for: the lists look solved, and the maps are believed."""
+    data = corpus.data
+    lists = [TrainingPart(corpus.lists_of(held), rest) for rest, held in inner_folds(data, 3)]
+    everything = replace(data, meta={**data.meta, "fingerprint": "all of it"})
+    real, ranks = combine.choose, []
+
+    def seen(held, *rest):
+        ranks.append(reciprocal_rank(held.base, held.labels).mean())
+        return real(held, *rest)
+
+    monkeypatch.setattr(combine, "choose", seen)
+    for parts in (lists, [replace(part, knows=everything) for part in lists]):
+        fit_stack(scorers.get("context_aware", device="cpu"), data, "t2i", parts=parts, device=CPU)
+    honest, leaking = ranks
+    assert leaking > honest + 0.1
+
+
+def test_a_network_on_top_starts_as_the_combination_and_learns(corpus):
+    parts = [TrainingPart(corpus.lists_of(held), rest) for rest, held in inner_folds(corpus.data, 3)]
+    linear = fit_stack(scorers.get("context_aware", device="cpu"), corpus.data, "t2i", parts=parts, device=CPU)
+    gallery = rank_gallery(corpus.data, "t2i", "val")
+    found = {}
+    for epochs in (1, 5):
+        scorer = scorers.get("context_aware", device="cpu", layers=1, lr=3e-3, epochs=epochs, dropout=0.0)
+        watch = Watch(last_epoch=0 if epochs == 1 else None)
+        stack = fit_stack(scorer, corpus.data, "t2i", parts=parts, validation=gallery, device=CPU, watch=watch)
+        found[epochs] = score_lists(stack.scorer, stack.tensors(corpus.data, gallery.lists, CPU))
+        assert stack.scorer.history[0]["epoch"] == 0
+    expected = score_lists(linear.scorer, linear.tensors(corpus.data, gallery.lists, CPU))
+    torch.testing.assert_close(found[1], expected)
+    assert len(stack.scorer.history) == 6
+    assert stack.scorer.history[-1]["loss"] < stack.scorer.history[1]["loss"]
+
+
+def test_the_linear_ranker_says_how_it_did_on_validation(corpus):
+    parts = [TrainingPart(corpus.lists_of(held), rest) for rest, held in inner_folds(corpus.data, 3)]
+    gallery = rank_gallery(corpus.data, "t2i", "val")
+    stack = fit_stack(
+        scorers.get("context_aware", device="cpu"), corpus.data, "t2i", parts=parts, validation=gallery, device=CPU
+    )
+    (figures,) = stack.scorer.history
+    judged, _ = corpus.report_of(stack, corpus.data)
+    assert figures["epoch"] == 0
+    assert 0 < figures["loss"] < 3
+    assert figures["val_R@1"] == pytest.approx(judged["ranker"]["R@1"], abs=0.15), "another split, the same ranker"
+    assert stack.scorer.best_epoch is None
 
 
 def test_each_training_list_is_scored_by_maps_that_have_not_met_it(corpus, monkeypatch):
