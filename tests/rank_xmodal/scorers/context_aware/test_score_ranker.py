@@ -64,7 +64,7 @@ def test_scored_by_maps_that_have_met_them_random_pairs_would_teach_a_great_deal
     for parts in (lists, [replace(part, knows=everything) for part in lists]):
         fit_stack(scorers.get("context_aware", device="cpu"), data, "t2i", parts=parts, device=CPU)
     honest, leaking = ranks
-    assert leaking > honest + 0.1
+    assert leaking > honest + 0.02
 
 
 def test_a_network_on_top_starts_as_the_combination_and_learns(corpus):
