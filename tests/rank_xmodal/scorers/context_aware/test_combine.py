@@ -66,7 +66,7 @@ def test_of_few_lists_the_base_is_csls_unless_the_mean_is_clearly_better(count, 
     features, labels, fold, group = cut(lists(relevant=1), count)
     if not better:  # nothing but CSLS says anything
         for name in ("convex, strong, CSLS", "convex, weak, CSLS", "vsepp, CSLS"):
-            features[..., FEATURES.index(name)] = features[..., FEATURES.index("cosine, CSLS")] + torch.randn(
+            features[..., FEATURES.index(name)] = features[..., FEATURES.index("cosine, CSLS")] + 6 * torch.randn(
                 labels.shape, generator=torch.Generator().manual_seed(3)
             )
     nothing = combine(
