@@ -93,10 +93,11 @@ def _print_report(report: dict[str, Any]) -> None:
         f"{report['direction']} {report['split']}: {report['queries']:,} queries, gallery {report['gallery']:,}, "
         f"top {report['candidates']}{found_by} reordered, ceiling {100 * report['ceiling']:.2f} %"
     )
-    click.echo(f"{'':8}" + "".join(f"{name:>10}" for name in SHOWN))
+    wide = 2 + max(len(row_label(row)) for row in rows_in(report))
+    click.echo(" " * wide + "".join(f"{name:>10}" for name in SHOWN))
     for row in rows_in(report):
         cells = [report[row][name] * (1 if name == MEAN_RANK else 100) for name in SHOWN]
-        click.echo(f"{row_label(row):8}" + "".join(f"{cell:10.2f}" for cell in cells))
+        click.echo(f"{row_label(row):{wide}}" + "".join(f"{cell:10.2f}" for cell in cells))
     if "calibration" in report:
         found = report["calibration"]
         click.echo(

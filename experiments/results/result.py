@@ -23,8 +23,8 @@ GROUP = "group"
 
 
 def row_label(row: str) -> str:
-    """Return what people read for a row of a report: "CLIP" for clip."""
-    return row if row == RANKER else class_of(row).label
+    """Return what people read for a row of a report: "CLIP" for clip, "CSLS on VSE++" for csls_on_vsepp."""
+    return row if row == RANKER else " on ".join(class_of(name).label for name in row.split("_on_"))
 
 
 def rows_in(report: Mapping[str, Any]) -> list[str]:

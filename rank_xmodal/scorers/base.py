@@ -122,6 +122,11 @@ class Scorer(ABC):
         """
         return self
 
+    @property
+    def parts(self) -> dict[str, Scorer]:
+        """What it is made of that ranks well alone, fitted, by the name of a row: stands beside it in its report."""
+        return {}
+
     def refitting(self) -> Self:
         """Return one that is not fitted and makes, without a validation, the choices that this one made with it."""
         return type(self)(self.settings)

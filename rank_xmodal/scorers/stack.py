@@ -191,9 +191,10 @@ COMPARED = (Cosine, CSLS)
 
 
 def rows_of(stack: Stack) -> dict[str, Stack]:
-    """Return the rows of a run's report, the run's own as "ranker" behind what it is compared with."""
+    """Return the rows of a run's report, the run's own as "ranker" behind what it is compared with and made of."""
     clip = stack.base if isinstance(stack.base, Cosine) else Cosine()
-    return {**{scorer.name: Stack(scorer(), stack.bank, clip) for scorer in COMPARED}, RANKER: stack}
+    rows = {**{scorer.name: scorer() for scorer in COMPARED}, **stack.scorer.parts}
+    return {**{name: Stack(scorer, stack.bank, clip) for name, scorer in rows.items()}, RANKER: stack}
 
 
 def score_rows(

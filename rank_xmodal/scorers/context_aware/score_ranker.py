@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
@@ -111,6 +111,13 @@ class ScoreRanker(Network):
                 x = layer(x, seen)
             scores = scores + self.output(self.norm(x)).squeeze(-1).float()
         return scores
+
+    def alone(self, feature: str) -> ScoreRanker:
+        """Return a ranker by one of the features."""
+        other = ScoreRanker(ScoreRankerConfig(**{**asdict(self.config), "layers": 0}))
+        other.weight[FEATURES.index(feature)] = 1.0
+        other.evidence = self.evidence
+        return other.eval()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return its own tensors and those of the scores, by name."""

@@ -13,6 +13,7 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.retrieval.query_bank import query_groups
+from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.context_aware.combine import combine, held_out_features
 from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence, Score, of_scores
 from rank_xmodal.scorers.context_aware.ranker import ALL_BLOCKS, LEAN_BLOCKS, Block, ContextAwareRanker, RankerConfig
@@ -172,6 +173,15 @@ class ContextAware(ListTrained):
             group[taught.numpy()], self.settings.loss, super().loss(), of_scores(self.settings.scores),
         )  # fmt: skip
         self.network.take(found, Evidence.fit(data, direction, seed, lists.rows.device))
+
+    @property
+    def parts(self) -> dict[str, Scorer]:
+        """Over scores: VSE++ with CSLS on top, the best of what needs no lists."""
+        if not isinstance(self.network, ScoreRanker):
+            return {}
+        other = type(self)(self.settings)
+        other.network = self.network.alone("vsepp, CSLS")
+        return {"csls_on_vsepp": other}
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
