@@ -16,8 +16,8 @@ def run_name(settings: ScorerSettings, direction: str) -> str:
     parts = [settings.loss if isinstance(settings, ListSettings) else settings.scorer, direction]
     if trained and settings.scorer != DEFAULT:
         parts.append(settings.scorer)
-    elif getattr(settings, "features", "full") != "full":
-        parts.append("concat")
+    elif (features := getattr(settings, "features", "full")) != "full":
+        parts.append(features)
     if settings.on != Cosine.name:
         parts.append(f"on-{settings.on}")
     if settings.seed:
@@ -31,8 +31,8 @@ def row_name(settings: ScorerSettings) -> str:
         name = settings.loss
         if settings.scorer != DEFAULT:
             name += f" ({settings.scorer})"
-        elif getattr(settings, "features", "full") != "full":
-            name += " (concat)"
+        elif (features := getattr(settings, "features", "full")) != "full":
+            name += f" ({features})"
     else:
         name = class_of(settings.scorer).label
     return name if settings.on == Cosine.name else f"{name} on {class_of(settings.on).label}"

@@ -169,6 +169,8 @@ def lines_of(outcomes: Sequence[Outcome]) -> list[Line]:
     """
     found: dict[str, Line] = {}
     for source in rows_in(outcomes[0].report)[:-1]:
+        if not all(source in one.report for one in outcomes):
+            continue  # of some runs alone
         line = found[row_label(source)] = Line(row_label(source), source, [])
         for one in outcomes:
             if not any(one.on == other.on and one.agrees(other, source) for other in line.outcomes):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.files import replacing, sha256
-from rank_xmodal.scorers import projections
 from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.vsepp import VSEPP
 
@@ -71,4 +70,5 @@ def _key(data: EmbeddingSet, seed: int) -> str:
 @lru_cache
 def _code() -> str:
     """Return a digest of the code of the fits: what another version made is made again."""
-    return sha256(*(path.read_bytes() for path in sorted(Path(projections.__file__).parent.glob("*.py"))))
+    folder = Path(__file__).parents[1] / "projections"
+    return sha256(*(path.read_bytes() for path in sorted(folder.glob("*.py"))))

@@ -246,7 +246,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_at_out(run, stage, place, tmp_p
 
 
 def test_a_real_ctrl_c_during_training_goes_on_in_the_same_mlflow_run(run, place, trained, tmp_path):
-    common = ["train", "--data", place / "data", "--direction", "t2i", "--set", "epochs=5", "--set", "device=cpu"]
+    common = ["train", "--data", place / "data", "--direction", "t2i", "--set", "epochs=20", "--set", "device=cpu"]
     common += ["--features", "embeddings"]
     arguments = [str(a) for a in (*common, "--out", tmp_path / "run", "--mlruns", place / "mlruns")]
     command = [sys.executable, "-m", "experiments.cli.main", *arguments]

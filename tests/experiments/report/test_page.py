@@ -243,8 +243,9 @@ def test_writing_a_page_scores_nothing_again_and_imports_no_plotting(place, judg
 
 def test_the_headline_names_the_best_of_the_other_rows_and_clip(judged, written):
     _, result = judged["t2i"]
-    clip, own = result.scores["clip"], result.scores["ranker"]
     better = torch.from_numpy(result.gallery.lists.labels).float()  # always right
+    clip = result.scores["clip"]
+    own = clip + 0.03 * better
     found = rejudged(result, clip=clip, vsepp=better, csls=clip, ranker=own)
     values = {row: found.values[row]["R@1"].numpy() for row in found.values}
     p = holm(np.array([paired_p(values["ranker"], values[row]) for row in ("vsepp", "clip")]))
