@@ -162,15 +162,15 @@ with open(sys.argv[1], "w") as note:
 """
 
 
-def process(command: Sequence[str | Path]) -> tuple[float, float]:
-    """Run a command; return its seconds and its peak resident memory in MB.
+def process(command: Sequence[str | Path], **more: str) -> tuple[float, float]:
+    """Run a command; return its seconds and its peak resident memory in MB. `more` are environment variables.
 
     Raises
     ------
     UserError
         With the end of what it said, if it fails.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONWARNINGS": "ignore", **more}
     asked = [str(part) for part in command]
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder) / "note.json"

@@ -35,7 +35,7 @@ def main(path: Path) -> None:
     data = EmbeddingSet.open(path)
     mine(data, "i2t", "train", negatives=LENGTH - 1, pool="all", protocol="clean", seed=0)
     lists = mine(data, "t2i", "train", negatives=LENGTH - 1, pool="all", protocol="clean", seed=0)
-    scorer = scorers.get("context_aware", loss="listnet", epochs=1, device="cpu")
+    scorer = scorers.get("context_aware", features="embeddings", loss="listnet", epochs=1, device="cpu")
     fit_stack(scorer, data, "t2i", parts=[TrainingPart(lists, data)], device=torch.device("cpu"))
 
 
