@@ -138,7 +138,13 @@ def _parts(
     assert isinstance(settings, ListSettings)
     if not base.fitted_on_pairs and scorer.out_of_fold is None:
         return [TrainingPart(lists if lists is not None else mine(data, direction, settings), data)]
-    folds = inner_folds(data, inner_count(data, scorer.out_of_fold), settings.seed)
+    folds = list(inner_folds(data, inner_count(data, scorer.out_of_fold), settings.seed))
+    if not folds:
+        raise UserError(
+            f"{data.root or data.name}: its training items make fewer than four groups that don't belong together "
+            "(relevance and near-duplicates), too few to cross-fit. Give train more, or use --features embeddings or "
+            "--scorer csls."
+        )
     return [TrainingPart(mine(held, direction, settings), rest) for rest, held in folds]
 
 

@@ -12,7 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
-from rank_xmodal.data.memo import by_fingerprint
+from rank_xmodal.data.memo import memo, same_items
 
 NEAR = (0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
 """Cosines within a side above which two items are near-duplicates: the first at which no group grows too large."""
@@ -42,7 +42,7 @@ class Groups:
     joined: int
 
 
-@by_fingerprint(most=4)
+@memo(most=4, of=same_items)
 def groups(data: EmbeddingSet) -> Groups:
     """Join the items of a set that must not be separated: what is relevant to one another, and near-duplicates.
 

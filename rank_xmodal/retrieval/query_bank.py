@@ -96,14 +96,16 @@ def own_queries(
     A corpus may hold training items. Their own queries would make them look like hubs. The bank's queries are known
     again by their embeddings.
     """
-    place = {row.tobytes(): at for at, row in enumerate(np.ascontiguousarray(bank, dtype=np.float16))}
+    number: dict[bytes, int] = {}  # of each embedding; several queries may have the same
+    same = [number.setdefault(row.tobytes(), len(number)) for row in np.ascontiguousarray(bank, dtype=np.float16)]
+    of_bank = sp.csr_matrix((np.ones(len(bank), dtype=bool), (same, np.arange(len(bank)))), (len(number), len(bank)))
     queries = np.ascontiguousarray(data.queries(direction), dtype=np.float16)
-    at = np.array([place.get(row.tobytes(), -1) for row in queries], dtype=np.int64)
+    at = np.array([number.get(row.tobytes(), -1) for row in queries], dtype=np.int64)
     found = data.relevance_matrix(direction)[:, candidate_rows].tocoo()
     kept = at[found.row] >= 0
-    shape = (len(candidate_rows), len(bank))
     ones = np.ones(int(kept.sum()), dtype=bool)
-    return sp.csr_matrix((ones, (found.col[kept], at[found.row[kept]])), shape=shape)
+    asked = sp.csr_matrix((ones, (found.col[kept], at[found.row[kept]])), (len(candidate_rows), len(number)))
+    return sp.csr_matrix(asked @ of_bank)
 
 
 def _without(own: sp.coo_matrix, rows: np.ndarray, cosine: np.ndarray, bank: int) -> tuple[np.ndarray, np.ndarray]:

@@ -97,6 +97,10 @@ def read_facts(path: Path) -> dict[str, Any]:
     facts = read_json(path / "config.json")
     if not isinstance(facts, dict):
         raise UserError(f"{path / 'config.json'}: holds a {type(facts).__name__}, not a run's facts. Train again.")
+    told, model = facts.get("settings"), facts.get("model")
+    if isinstance(told, dict) and isinstance(model, dict) and "blocks" in model and told.get("features") == "full":
+        # Before there were cross-fitted scores, full meant the embeddings.
+        facts = {**facts, "settings": {**told, "features": "embeddings"}}
     if facts.get("format") == _EARLIER and facts.get("kind") in ("rank_xmodal", "allrank"):
         settings = parse({**facts.get("settings", {}), "ranker": facts["kind"]}, str(path / "config.json"))
         clip = {"settings": Cosine().settings.model_dump(mode="json"), "model": {}}

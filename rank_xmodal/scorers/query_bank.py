@@ -29,7 +29,7 @@ class BankCorrected(Scorer):
     """``score = cosine(q, c) - penalty(c)``, the penalty from c's cosines to the training queries.
 
     Its strength is the one of `strengths` with the highest MRR in the inner folds: held-out queries among held-out
-    candidates, with the other folds' queries as bank. A validation has no say, so nothing needs one.
+    candidates, with the other folds' queries as bank. Without folds it is the first. A validation has no say.
 
     Attributes
     ----------
@@ -77,11 +77,9 @@ class BankCorrected(Scorer):
             self.bank = _bank(rest, direction, seed, device)
             queries, candidates = held.query_rows(direction, "train"), held.candidate_rows(direction, "train")
             queries = queries[np.linspace(0, len(queries) - 1, min(len(queries), _ASKED)).astype(np.int64)]
-            if not len(self.bank) or not len(queries) or not len(candidates):
-                continue
             offered = _table(held.candidates(direction)[candidates], device)
             found = self._of(offered, self.strengths)
-            relevant = held.relevance_matrix(direction)[queries][:, candidates].toarray() > 0
+            relevant = held.relevance_matrix(direction)[queries][:, candidates].astype(bool).toarray()
             cosine = _table(held.queries(direction)[queries], device) @ offered.T
             ranks.append(_reciprocal_ranks(cosine, found, torch.from_numpy(relevant).to(device)))
         if ranks:

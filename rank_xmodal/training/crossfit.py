@@ -31,6 +31,7 @@ def inner_folds(data: EmbeddingSet, folds: int = FOLDS, seed: int = 0) -> Iterat
     ----------
     data : EmbeddingSet
     folds : int
+        As many at most: each has two groups, and of fewer than four there are none.
     seed : int
         Which groups go into which fold; see `rank_xmodal.data.groups`.
 
@@ -45,6 +46,9 @@ def inner_folds(data: EmbeddingSet, folds: int = FOLDS, seed: int = 0) -> Iterat
     in_train = np.concatenate([(table["split"] == "train").to_numpy() for table in (data.texts, data.images)])
     # Dealt out in random order: folds of the training split differ by one group at most.
     dealt = np.random.default_rng(seed).permutation(np.unique(group[in_train]))
+    folds = min(folds, len(dealt) // 2)
+    if folds < 2:
+        return
     fold_of_group = np.full(group.max(initial=0) + 1, -1)
     fold_of_group[dealt] = np.arange(len(dealt)) % folds
     fold = fold_of_group[group]

@@ -43,7 +43,7 @@ class Combination:
     unit : Tensor (F,)
         One over each feature's mean deviation in a list; 0 for those that are left out.
     penalty : float
-        What the inner folds chose; infinity is the base alone.
+        What the inner folds chose; infinity is the start: the base, or with other losses ListNet's weights.
     """
 
     weight: Tensor

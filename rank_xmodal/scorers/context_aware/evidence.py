@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.data.groups import owners
-from rank_xmodal.data.memo import by_fingerprint
+from rank_xmodal.data.memo import memo
 from rank_xmodal.retrieval.query_bank import NEIGHBOURS, choose_bank, hubness
 from rank_xmodal.scorers.context_aware.slow_fits import slow_fits
 from rank_xmodal.scorers.projections.base import Projection
@@ -150,18 +150,23 @@ class Evidence:
     def _own(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return which of the known (n, m) and of the bank (n, b) are a candidate's own, bool.
 
-        A corpus may hold training items. Their own queries make them no hubs, and give no answer.
+        A corpus may hold training items. Their own queries make them no hubs, and give no answer. Those that the table
+        of the known has no room for are not recognised.
         """
-        most = like.max(dim=1)
-        owner = torch.where(most.values > _ITSELF, self.known_owner[most.indices], -1)[:, None]
-        return owner == self.known_owner, owner == self.bank_owner
+        hit = like > _ITSELF
+        itself, asked = torch.zeros_like(hit), hit.new_zeros(len(hit), len(self.bank_owner))
+        for row in hit.any(dim=1).nonzero().flatten().tolist():
+            owners = self.known_owner[hit[row]]
+            itself[row] = torch.isin(self.known_owner, owners)
+            asked[row] = torch.isin(self.bank_owner, owners)
+        return itself, asked
 
     def of_candidates(self, candidates: Tensor) -> Tensor:
         """Return what each candidate alone decides, (m, d) -> (m, d + 6 + 10).
 
         What "neighbours" takes it for, its factor in each of the other scores, and `ALONE`.
         """
-        step = max(1, _BLOCK // max(1, len(self.bank)))
+        step = max(1, _BLOCK // max(1, len(self.bank), len(self.known)))
         return torch.cat([self._of_some(block.float()) for block in candidates.split(step)])
 
     def _of_some(self, candidates: Tensor) -> Tensor:
@@ -209,7 +214,7 @@ class Evidence:
         return torch.cat([scores, rest, whole - rest[..., : len(SCORES)] / 2], -1)
 
 
-@by_fingerprint(most=12)  # for the next loss or direction
+@memo(most=12)  # for the next loss or direction
 def _fitted(data: EmbeddingSet, seed: int, device: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the maps of images and of texts."""
     centred, gaussian = Centred(device=device).fit(data, "t2i"), Gaussian(device=device).fit(data, "t2i")

@@ -49,7 +49,7 @@ class ScoreRanker(Network):
     evidence : Evidence or None
         What the features come from; None before `take`.
     penalty : float
-        Of the combination; infinity where it is its base alone.
+        Of the combination, see there; not saved.
     """
 
     weight: torch.Tensor

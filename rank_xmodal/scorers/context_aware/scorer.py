@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -27,6 +27,10 @@ Features = Literal["full", "embeddings", "concat"]
 _OF_EMBEDDINGS = ("blocks", "without", "residual")
 
 
+def _said(value: Any) -> bool:
+    return value not in (None, (), [], "auto")
+
+
 class ContextAwareSettings(ListTrainedSettings):
     """A key that is left out takes the default of its `features`."""
 
@@ -34,7 +38,7 @@ class ContextAwareSettings(ListTrainedSettings):
         "full", description="cross-fitted scores; the pair's embeddings; concat is the paper's recipe, to the letter"
     )
     scores: tuple[Score, ...] | None = Field(None, min_length=1, description="full: which; by default all")
-    folds: int | Literal["auto"] = Field(
+    folds: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
         "auto", description="full: inner folds that the scores are fitted on; auto: 5, from 1,000 training images on 2"
     )
     blocks: tuple[Block, ...] | None = Field(
@@ -49,15 +53,17 @@ class ContextAwareSettings(ListTrainedSettings):
         features = values.get("features")
         if features == "concat":
             return PAPER
-        if features is None and (values.get("on", "clip") != "clip" or any(map(values.get, _OF_EMBEDDINGS))):
+        if features is None and (
+            values.get("on", "clip") != "clip" or any(_said(values.get(key)) for key in _OF_EMBEDDINGS)
+        ):
             return {"features": "embeddings"}
         return {"layers": 0} if features in (None, "full") else {}
 
     @model_validator(mode="after")
     def _known_to_its_features(self) -> Self:
-        wrong = _OF_EMBEDDINGS if self.features == "full" else ("scores",)
+        wrong = _OF_EMBEDDINGS if self.features == "full" else ("scores", "folds")
         for key in wrong:
-            if getattr(self, key):
+            if _said(getattr(self, key)):
                 other = "embeddings" if self.features == "full" else "full"
                 raise ValueError(f"{key} is a setting of features={other}, not of features={self.features}")
         return self

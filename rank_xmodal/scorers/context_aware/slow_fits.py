@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.errors import UserError
 from rank_xmodal.files import replacing, sha256
 from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.vsepp import VSEPP
@@ -39,8 +41,8 @@ def slow_fits(data: EmbeddingSet, seed: int, device: str) -> dict[str, Tensor]:
             pass  # cut short; made again below
     found = _made(data, seed, device)
     if path is not None:
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as part:
+        # What can't be kept, in a set that may not be written to, is made again the next time.
+        with suppress(OSError, UserError), replacing(path) as part:
             save_file({name: value.cpu().contiguous() for name, value in found.items()}, part)
     return found
 

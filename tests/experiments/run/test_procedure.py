@@ -1,13 +1,20 @@
 """The procedure of every fit: what it learns from, and fitting again on train and validation."""
 
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from data_prep.mining.miner import mine
 from experiments.run import procedure
 from experiments.run.lists import mined
 from experiments.run.train import run_training
 from rank_xmodal import scorers
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
+from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.gallery import rank_gallery
 from rank_xmodal.scorers.folder import load
 
@@ -122,3 +129,38 @@ def test_a_run_says_that_it_was_trained_twice_and_ends_with_the_larger_bank(data
     assert len(stack.bank) == (60 if again else 40)
     assert facts["trained_on"] == (["train", "val"] if again else ["train"])
     assert len(rank_gallery(stored, "t2i", "val").lists) == 20
+
+
+@pytest.mark.parametrize("images", [8, 6, 4])
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+@pytest.mark.parametrize("per_image", [1, 5])
+def test_the_default_ranker_is_trained_on_the_smallest_sets(random_set, images, direction, per_image):
+    data = random_set(["train"] * images + ["test"] * 4)
+    if per_image > 1:
+        rows = np.arange(images + 4).repeat(per_image)
+        texts = data.texts.iloc[rows].reset_index(drop=True)
+        texts = texts.assign(text_id=[f"t{row}" for row in range(len(rows))])
+        noise = np.random.default_rng(1).normal(size=(len(rows), 8)) * 0.3
+        emb = data.text_emb[rows].astype(np.float32) + noise
+        emb = (emb / np.linalg.norm(emb, axis=1, keepdims=True)).astype(np.float16)
+        pairs = pd.DataFrame({"image": rows, "text": np.arange(len(rows)), "grade": 1})
+        meta = {"name": "few", "fingerprint": f"few {images}"}
+        data = EmbeddingSet(data.image_emb, emb, data.images, texts, pairs, meta)
+    settings = scorers.parse({"device": "cpu"})
+    fitted = procedure.fit(data, direction, settings, procedure.plan(data, direction, settings))
+    gallery = rank_gallery(data, direction, "test")
+    scores = score_lists(fitted.stack.scorer, fitted.stack.tensors(data, gallery.lists, torch.device("cpu")))
+    assert bool(torch.isfinite(scores).all())
+
+
+def test_what_can_not_be_cut_into_folds_is_said(random_set):
+    """Every caption belongs to two images, so all are one group."""
+    data = random_set(["train"] * 20 + ["test"] * 4)
+    chain = pd.DataFrame({"image": [*range(24), *range(1, 20)], "text": [*range(24), *range(19)], "grade": 1})
+    data = replace(data, relevance=chain, meta={"name": "chain", "fingerprint": "chain"})
+    with pytest.raises(UserError, match=r"fewer than four groups .*use --features embeddings"):
+        procedure.plan(data, "t2i", scorers.parse({"device": "cpu"}))
+    stack = procedure.fit(
+        data, "t2i", s := scorers.parse({"scorer": "inverted_softmax"}), procedure.plan(data, "t2i", s)
+    )
+    assert stack.stack.scorer.strength == stack.stack.scorer.strengths[0]

@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -89,3 +90,13 @@ def test_a_desk_keeps_the_lists_of_one_request(data, monkeypatch):
         desk.mine(data, "t2i", settings(seed=seed))
     assert asked == [0, 1, 0]
     assert len(desk._lists) == 1
+
+
+def test_near_duplicates_are_never_parted_by_a_fold(data):
+    images = np.array(data.image_emb)
+    images[[5, 50]] = images[[60, 61]]
+    twins = replace(data, image_emb=images)
+    for fold in range(4):
+        splits = Part("", 0, fold, 4).of(twins).images["split"]
+        assert splits[5] == splits[60]
+        assert splits[50] == splits[61]

@@ -1,6 +1,7 @@
 """The query bank, against a search of everything in plain Python."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,3 +240,17 @@ def test_a_training_item_in_a_corpus_is_no_hub_by_its_own_queries(corpus, direct
     assert not torch.equal(found, neighbours(data.candidates(direction), bank).cosine)
     none = own_queries(data, direction, data.candidate_rows(direction, "test"), bank)
     assert none.nnz == 0
+
+
+def test_a_query_with_a_twin_in_the_bank_is_known_again(corpus):
+    data = corpus.data
+    twin = np.array(data.text_emb)
+    twin[1] = twin[0]
+    data = replace(data, text_emb=twin)
+    bank_rows = choose_bank(data, "t2i")
+    own = own_queries(data, "t2i", np.arange(2), twin[bank_rows])
+    assert own[0].indices.tolist() == own[1].indices.tolist() or {0, 1} <= set(own[0].indices.tolist())
+    asked = data.relevance.set_index("text")["image"]
+    for text in (0, 1):
+        if asked[text] < 2:
+            assert {0, 1} <= set(own[asked[text]].indices.tolist())

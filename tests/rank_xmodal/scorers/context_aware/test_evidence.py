@@ -139,3 +139,26 @@ def test_what_takes_its_time_is_kept_in_the_set_and_made_again_where_it_was_cut_
     monkeypatch.setattr(slow_fits, "_code", lambda: "another version")
     slow_fits.slow_fits(data, 0, "cpu")
     assert len(calls) == 3
+
+
+def test_twins_among_the_training_items_are_each_other_s_own(corpus):
+    """A candidate that looks like two training items is told by neither's queries."""
+    data = corpus.data
+    twin = np.array(data.image_emb)
+    rows = data.candidate_rows("t2i", "train")[:2]
+    twin[rows[1]] = twin[rows[0]]
+    data = replace(data, image_emb=twin, meta={**data.meta, "fingerprint": "twins"})
+    found = Evidence.fit(data, "t2i", 0, CPU)
+    like = torch.zeros(1, len(found.known))
+    like[0, :2] = 1.0
+    itself, asked = found._own(like)
+    assert itself[0, :2].all()
+    assert itself.sum() == 2
+    of_both = np.isin(data.relevance.set_index("text")["image"][data.query_rows("t2i", "train")].to_numpy(), rows)
+    assert np.array_equal(asked[0].numpy(), of_both)
+
+
+def test_a_set_that_can_not_be_written_to_is_fitted_all_the_same(corpus, tmp_path):
+    data = corpus.planted(seed=11).write(tmp_path / "set")
+    (tmp_path / "set" / "scores").write_text("in the way")
+    assert slow_fits.slow_fits(data, 0, "cpu")["moves"].shape[-1] == data.dim

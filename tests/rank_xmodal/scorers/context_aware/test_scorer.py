@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.errors import UserError
 from rank_xmodal.scorers.context_aware.ranker import ALL_BLOCKS, LEAN_BLOCKS
 from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.list_trained import SMALL
@@ -44,3 +46,18 @@ def test_the_bilinear_block_learns_a_rotation_that_the_product_cannot_express(co
         found[name], clip = report["ranker"]["R@1"], report["clip"]["R@1"]
     assert found["all"] > found["lean"] + 0.1
     assert found["all"] > clip + 0.1
+
+
+def test_settings_of_one_kind_of_features_are_refused_or_mean_it():
+    assert ContextAware().settings.features == "full"
+    for values in ({"residual": False}, {"blocks": ["cosine"]}, {"without": ["concat"]}, {"on": "vsepp"}):
+        assert ContextAware(**values).settings.features == "embeddings", values
+        if "on" not in values:
+            with pytest.raises(UserError, match="is a setting of features=embeddings, not of features=full"):
+                ContextAware(features="full", **values)
+    for values in ({"scores": ["cosine"]}, {"folds": 3}):
+        with pytest.raises(UserError, match="is a setting of features=full, not of features=embeddings"):
+            ContextAware(features="embeddings", **values)
+    for folds in (1, 0, -1):
+        with pytest.raises(UserError, match="greater than or equal to 2"):
+            ContextAware(folds=folds)
