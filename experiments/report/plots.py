@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Figures = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
 """Direction -> row -> metric -> mean and standard deviation in %, NaN of a single value."""
-_COLOURS = {"CLIP": "0.5", "CSLS": "tab:purple"}  # what is trained is green
+_COLOURS = {"CLIP": "0.5", "CSLS": "tab:purple", "CSLS on VSE++": "tab:cyan"}  # a run is green
 _TRAINED = "tab:green"
 _NARROWEST = 4.0  # points that an axis spans at least
 # By how many ranks a query's first relevant item moved, (lowest, name, colour); red and blue, as most eyes tell apart.
