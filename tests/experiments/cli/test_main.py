@@ -250,8 +250,10 @@ def test_a_real_ctrl_c_during_training_goes_on_in_the_same_mlflow_run(run, place
     common += ["--features", "embeddings"]
     arguments = [str(a) for a in (*common, "--out", tmp_path / "run", "--mlruns", place / "mlruns")]
     command = [sys.executable, "-m", "experiments.cli.main", *arguments]
+    # A suite that runs in the background of a shell ignores Ctrl-C, and so would its children.
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                             env={**os.environ, "OMP_NUM_THREADS": "1"},
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     end = time.monotonic() + 60
     while not (tmp_path / "run" / "checkpoint" / "state.json").is_file() and time.monotonic() < end:
         time.sleep(0.05)
