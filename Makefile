@@ -17,7 +17,7 @@ MODEL ?= ViT-B-32-quickgelu
 PRETRAINED ?= openai
 PORT ?= 5000
 NAME = $(notdir $(patsubst %/,%,$(DATA)))
-SUFFIX = $(if $(filter concat,$(FEATURES)),-concat)$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
+SUFFIX = $(if $(filter-out full,$(FEATURES)),-$(FEATURES))$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
 LOSSES := lambdarank neuralndcg listnet ranknet
 
 .PHONY: help setup demo data verify-flickr30k verify-coco $(LOSSES) compare ablation crossval grid paper baselines bench ui test lint clean
@@ -25,7 +25,7 @@ LOSSES := lambdarank neuralndcg listnet ranknet
 help:  ## This list
 	@grep -hE '^[a-z0-9$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
 	  | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
-	@echo "  variables: DATA=$(DATA) SEED=$(SEED) EPOCHS=$(EPOCHS) FEATURES=full|concat FOLDS= PAPER=full; data: DATASET= ROOT= MODEL= PRETRAINED=; ui: PORT="
+	@echo "  variables: DATA=$(DATA) SEED=$(SEED) EPOCHS=$(EPOCHS) FEATURES=full|embeddings|concat FOLDS= PAPER=full; data: DATASET= ROOT= MODEL= PRETRAINED=; ui: PORT="
 
 # torch first and by exact version: pip then has no choice left that could pull in another build of it.
 # allRank last and without its dependencies: its wheel pins torch<=1.8, torchvision<=0.9 and gcsfs==0.6.2, which can't be

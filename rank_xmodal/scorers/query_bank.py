@@ -17,6 +17,7 @@ from rank_xmodal.lists.needs import Needs
 from rank_xmodal.lists.scoring import HeldOut
 from rank_xmodal.retrieval.query_bank import choose_bank
 from rank_xmodal.scorers.base import Scorer
+from rank_xmodal.scorers.projections.pairs import table_of
 from rank_xmodal.training.crossfit import inner_count, inner_folds
 from rank_xmodal.training.watch import Watch
 
@@ -77,10 +78,10 @@ class BankCorrected(Scorer):
             self.bank = _bank(rest, direction, seed, device)
             queries, candidates = held.query_rows(direction, "train"), held.candidate_rows(direction, "train")
             queries = queries[np.linspace(0, len(queries) - 1, min(len(queries), _ASKED)).astype(np.int64)]
-            offered = _table(held.candidates(direction)[candidates], device)
+            offered = table_of(held.candidates(direction), candidates, device)
             found = self._of(offered, self.strengths)
             relevant = held.relevance_matrix(direction)[queries][:, candidates].astype(bool).toarray()
-            cosine = _table(held.queries(direction)[queries], device) @ offered.T
+            cosine = table_of(held.queries(direction), queries, device) @ offered.T
             ranks.append(_reciprocal_ranks(cosine, found, torch.from_numpy(relevant).to(device)))
         if ranks:
             self.strength = self.strengths[int(torch.cat(ranks).mean(0).argmax())]
@@ -135,12 +136,8 @@ class BankCorrected(Scorer):
         return self
 
 
-def _table(embeddings: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(embeddings, dtype=np.float32)).to(device)
-
-
 def _bank(data: EmbeddingSet, direction: Direction, seed: int, device: torch.device) -> torch.Tensor:
-    return _table(data.queries(direction)[choose_bank(data, direction, seed=seed)], device).half()
+    return table_of(data.queries(direction), choose_bank(data, direction, seed=seed), device).half()
 
 
 def _reciprocal_ranks(cosine: torch.Tensor, penalties: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from rank_xmodal import losses
 from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.metrics.mrr import mrr
 from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence
+from rank_xmodal.scorers.context_aware.features import centred
 from rank_xmodal.scorers.context_aware.solve import (
     Lists,
     Loss,
     choose,
     clearly,
     few,
-    reciprocal_rank,
     solve,
     temperature,
 )
@@ -59,13 +60,6 @@ def held_out_features(evidence: Evidence, lists: ListTensors, size: int = 64) ->
         assert batch.projected is not None
         parts.append(evidence.features(batch.query, batch.candidates, batch.projected))
     return torch.cat(parts)
-
-
-def centred(features: Tensor, mask: Tensor) -> Tensor:
-    """Return features less their mean in the list, (B, L, F) and (B, L) -> (B, L, F); 0 at padding."""
-    kept = mask[..., None]
-    centre = torch.where(kept, features, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(kept, features - centre, 0.0)
 
 
 def combine(
@@ -112,7 +106,7 @@ def _start(held: Lists, kept: Tensor) -> Tensor:
         return torch.tensor([float(name.endswith("CSLS")) for name in FEATURES]) * kept
     if not safe.any():
         return mixed
-    ranks = [reciprocal_rank(held.z @ weights, held.labels) for weights in (mixed, safe)]
+    ranks = [mrr(held.z @ weights, held.labels).numpy() for weights in (mixed, safe)]
     gain = ranks[0] - ranks[1]
     if few(held):
         return mixed if clearly(gain, held.group, _CLEARLY) else safe

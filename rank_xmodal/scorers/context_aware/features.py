@@ -34,15 +34,20 @@ def _reciprocal_rank(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, 1.0 / (above + 1.0), 0.0)
 
 
+def centred(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return features less their mean in the list, (B, L, F) and (B, L) -> (B, L, F); 0 at padding."""
+    kept = mask[..., None]
+    centre = torch.where(kept, features, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(kept, features - centre, 0.0)
+
+
 def penalties(neighbour_cosine: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return what CSLS and the inverted softmax take off a cosine, each centred in its list, (B, L, k) -> (B, L, 2).
 
     In the unit of the cosine: hubness, and the temperature times the logarithm of the softmax's denominator.
     """
     both = torch.stack([hubness(neighbour_cosine), soft_maximum(neighbour_cosine)], dim=-1)
-    kept = mask[..., None]
-    centre = torch.where(kept, both, 0.0).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(kept, both - centre, 0.0)
+    return centred(both, mask)
 
 
 def cosine_features(cosine: torch.Tensor, mask: torch.Tensor, spread: torch.Tensor | float) -> torch.Tensor:

@@ -89,6 +89,15 @@ class EncoderLayer(nn.Module):
         return x + dropout(self.down(hidden), rate)
 
 
+def encoded(layers: nn.ModuleList, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return (B, L, d_model) as the layers make it of the list, whose padding (B, L) nobody sees."""
+    # A list of padding alone would attend to nothing and give NaN: let it see itself, nobody reads its scores.
+    seen = None if bool(mask.all()) else mask | ~mask.any(-1, keepdim=True)
+    for layer in layers:
+        x = layer(x, seen)
+    return x
+
+
 class LowRank(nn.Module):
     """x -> B A x / sqrt(r), (..., d) -> (..., d): A random, B zero at the start (as in LoRA, arXiv 2106.09685)."""
 
@@ -196,12 +205,7 @@ class ContextAwareRanker(Network):
 
     def forward(self, batch: ListBatch) -> torch.Tensor:
         """Return scores (B, L), float32; padding's are meaningless and change no other."""
-        x = self.features(batch)
-        whole = bool(batch.mask.all())
-        # A list of padding alone would attend to nothing and give NaN: let it see itself, nobody reads its scores.
-        seen = None if whole else batch.mask | ~batch.mask.any(-1, keepdim=True)
-        for layer in self.encoder:
-            x = layer(x, seen)
+        x = encoded(self.encoder, self.features(batch), batch.mask)
         scores = self.output(self.norm(x)).squeeze(-1).float()
         if self.residual_weight is not None:
             first = self.residual_weight * batch.cosine

@@ -10,9 +10,10 @@ from typing_extensions import Self
 
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.needs import Needs
-from rank_xmodal.scorers.context_aware.combine import Combination, centred
+from rank_xmodal.scorers.context_aware.combine import Combination
 from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence
-from rank_xmodal.scorers.context_aware.ranker import EncoderLayer
+from rank_xmodal.scorers.context_aware.features import centred
+from rank_xmodal.scorers.context_aware.ranker import EncoderLayer, encoded
 from rank_xmodal.training.loop import Network
 
 _PREFIX = "evidence."
@@ -104,11 +105,7 @@ class ScoreRanker(Network):
         found = self.features(batch)
         scores = found @ self.weight
         if self.config.layers:
-            x = self.input(found * self.unit)
-            # A list of padding alone would attend to nothing and give NaN: let it see itself, nobody reads its scores.
-            seen = None if bool(batch.mask.all()) else batch.mask | ~batch.mask.any(-1, keepdim=True)
-            for layer in self.layers:
-                x = layer(x, seen)
+            x = encoded(self.layers, self.input(found * self.unit), batch.mask)
             scores = scores + self.output(self.norm(x)).squeeze(-1).float()
         return scores
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rank_xmodal.evaluation.significance import standard_error
+from rank_xmodal.metrics.mrr import mrr
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 PENALTIES = (3.0, 10.0, 30.0, 100.0, float("inf"))  # infinity: the base alone
@@ -56,14 +57,6 @@ def any_on_top(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     at_first = torch.zeros_like(relevant).scatter_(1, first, True)
     one = torch.where(relevant, -1, labels.to(torch.int64)).masked_fill(at_first & relevant, 1)
     return torch.where(at_first & relevant, joined, scores), one
-
-
-def reciprocal_rank(scores: Tensor, labels: Tensor) -> np.ndarray:
-    """Return that of the best relevant item of each list, (Q,); ties count against it."""
-    relevant, valid = labels > 0, labels >= 0
-    best = scores.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
-    above = ((scores >= best) & valid & ~relevant).sum(1)
-    return (1.0 / (1 + above)).double().numpy()
 
 
 def temperature(lists: Lists, loss: Loss) -> float:
@@ -136,7 +129,7 @@ def choose(
         start = start_of(fold)
         for penalty in PENALTIES:
             w = torch.from_numpy(solve(rest, loss, weight, penalty, start)).to(out.z.dtype)
-            held[penalty][lists.fold == fold] = reciprocal_rank(out.base + out.z @ w, out.labels)
+            held[penalty][lists.fold == fold] = mrr(out.base + out.z @ w, out.labels).numpy()
     best = max(PENALTIES, key=lambda penalty: held[penalty].mean())
     share = 2.0 if few(lists) else 0.5
     chosen = max(p for p in PENALTIES if not clearly(held[best] - held[p], lists.group, share))

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from rank_xmodal import losses
-from rank_xmodal.scorers.context_aware.combine import centred, combine
+from rank_xmodal.scorers.context_aware.combine import combine
 from rank_xmodal.scorers.context_aware.evidence import FEATURES, of_scores
+from rank_xmodal.scorers.context_aware.features import centred
 
 
 def lists(count=600, length=51, relevant=3, seed=0):

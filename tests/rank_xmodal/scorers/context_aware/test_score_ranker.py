@@ -9,10 +9,10 @@ import torch
 from rank_xmodal import scorers
 from rank_xmodal.errors import UserError
 from rank_xmodal.lists.scoring import score_lists
+from rank_xmodal.metrics.mrr import mrr
 from rank_xmodal.retrieval.gallery import rank_gallery
 from rank_xmodal.scorers.context_aware import combine
 from rank_xmodal.scorers.context_aware.evidence import Evidence
-from rank_xmodal.scorers.context_aware.solve import reciprocal_rank
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 from rank_xmodal.training.crossfit import inner_folds
 from rank_xmodal.training.watch import Watch
@@ -57,7 +57,7 @@ def test_scored_by_maps_that_have_met_them_random_pairs_would_teach_a_great_deal
     real, ranks = combine.choose, []
 
     def seen(held, *rest):
-        ranks.append(reciprocal_rank(held.base, held.labels).mean())
+        ranks.append(float(mrr(held.base, held.labels).mean()))
         return real(held, *rest)
 
     monkeypatch.setattr(combine, "choose", seen)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rank_xmodal import losses
-from rank_xmodal.scorers.context_aware.solve import Lists, any_on_top, choose, reciprocal_rank, solve
+from rank_xmodal.metrics.mrr import mrr
+from rank_xmodal.scorers.context_aware.solve import Lists, any_on_top, choose, solve
 
 
 def lists(true, count=300, length=12, seed=0, noise=1.0):
@@ -44,8 +45,8 @@ def test_the_inner_folds_choose_weights_where_there_is_something_to_learn(loss):
 def test_without_evidence_they_choose_the_base_alone(seed):
     _, w = choose(lists([0.0] * 8, seed=seed), losses.get("listnet"), 1.0, lambda fold: np.zeros(8))
     given = lists([0.0] * 8, count=2000, seed=seed + 100)
-    gain = reciprocal_rank(given.base + given.z @ torch.from_numpy(w).float(), given.labels).mean()
-    assert gain >= reciprocal_rank(given.base, given.labels).mean() - 0.02
+    gain = mrr(given.base + given.z @ torch.from_numpy(w).float(), given.labels).mean()
+    assert gain >= mrr(given.base, given.labels).mean() - 0.02
 
 
 def test_several_relevant_items_are_joined_and_one_is_left_as_it_is():
@@ -65,4 +66,4 @@ def test_several_relevant_items_are_joined_and_one_is_left_as_it_is():
 
 def test_ties_count_against_the_relevant_item():
     scores, labels = torch.tensor([[1.0, 1.0, 0.0, 5.0]]), torch.tensor([[1, 0, 0, -1]])
-    assert reciprocal_rank(scores, labels).tolist() == [0.5]
+    assert mrr(scores, labels).tolist() == [0.5]
