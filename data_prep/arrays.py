@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rank_xmodal.errors import UserError
+from rank_xmodal.files import open_npy
 
 _BLOCK = 65_536  # rows normalised at a time
 Part = tuple[Path, np.ndarray]
@@ -21,17 +22,11 @@ def open_array(path: Path) -> np.ndarray:
     UserError
         If the file is missing, broken, pickled, empty, or no float matrix.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file.") from error
-    except (ValueError, OSError, EOFError) as error:
+    array = open_npy(path, "Save it with np.save, as float numbers.")
+    if array.ndim != 2 or array.dtype.kind != "f":
         raise UserError(
-            f"{path}: not a plain .npy array ({str(error).splitlines()[0]}). Save it with np.save, as float numbers."
-        ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
-        found = f"{array.shape} {array.dtype}" if isinstance(array, np.ndarray) else "an archive of several arrays"
-        raise UserError(f"{path}: expected one (n, d) array of floats, found {found}. Save it with np.save.")
+            f"{path}: expected one (n, d) array of floats, found {array.shape} {array.dtype}. Save it with np.save."
+        )
     if not array.size:
         raise UserError(f"{path}: the array is empty, {array.shape}.")
     return array

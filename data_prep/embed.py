@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +19,12 @@ import torch
 from data_prep.datasets.corpus import Corpus
 from data_prep.encoder import Encoder
 from data_prep.images import check_header
-from data_prep.partial import Partial, Side
+from data_prep.partial import Partial, Side, folder_of
 from data_prep.progress import progress_bar
 from data_prep.replace import check_replaceable
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import read_json
+from rank_xmodal.files import read_json, recover
 
 _AHEAD = 3  # batches of pixels in memory at a time, beside the one being encoded
 
@@ -85,8 +86,8 @@ def embed(
     Raises
     ------
     UserError
-        If an image is missing, cut short or no image, an embedding isn't finite, the disk is full, or `out` holds
-        something else.
+        If an image is missing, cut short or no image, an embedding isn't finite, the disk is full, `out` holds
+        something else, or another process is at it.
     """
     out = Path(out)
     if batch_size < 1:
@@ -98,37 +99,37 @@ def embed(
     paths = corpus.paths()
     sizes, image_keys = _image_keys(corpus, paths)
     set_key = _set_key(corpus, encoder, sizes)
+    recover(out)
     finished = _finished(out, set_key)
     if finished is not None and not overwrite:
         say(f"{out}: already holds these embeddings; nothing to do")
+        shutil.rmtree(folder_of(out), ignore_errors=True)  # of a run that was killed at its very end
         return finished
     check_replaceable(out, overwrite)
-
-    partial = Partial(out, encoder.identity, encoder.dim, say)
     text_keys = [_digest("text", text) for text in corpus.texts["text"]]
-    images, texts = partial.open("image"), partial.open("text")
-    times = [
-        _encode_images(corpus, paths, image_keys, encoder, images, batch_size, workers, progress, say),
-        _encode_texts(corpus, text_keys, encoder, texts, batch_size, progress, say),
-    ]
-    start = time.monotonic()
-    table = corpus.images.assign(path=[str(path.resolve()) for path in paths])
-    meta: dict[str, Any] = {
-        "name": name or out.name,
-        **encoder.identity,
-        "dataset": corpus.name,
-        "embed_key": set_key,
-        **({"weights_file": encoder.weights_file} if encoder.weights_file else {}),
-    }
-    written = EmbeddingSet(
-        images.gather(image_keys, partial.folder / "image.ordered"),
-        texts.gather(text_keys, partial.folder / "text.ordered"),
-        table,
-        corpus.texts,
-        corpus.relevance,
-        meta,
-    ).write(out)
-    partial.remove()
+    with Partial(out, encoder.identity, encoder.dim, say) as partial:
+        images, texts = partial.open("image"), partial.open("text")
+        times = [
+            _encode_images(corpus, paths, image_keys, encoder, images, batch_size, workers, progress, say),
+            _encode_texts(corpus, text_keys, encoder, texts, batch_size, progress, say),
+        ]
+        start = time.monotonic()
+        meta: dict[str, Any] = {
+            "name": name or out.name,
+            **encoder.identity,
+            "dataset": corpus.name,
+            "embed_key": set_key,
+            **({"weights_file": encoder.weights_file} if encoder.weights_file else {}),
+        }
+        written = EmbeddingSet(
+            images.gather(image_keys, partial.folder / "image.ordered"),
+            texts.gather(text_keys, partial.folder / "text.ordered"),
+            corpus.images.assign(path=[str(path.resolve()) for path in paths]),
+            corpus.texts,
+            corpus.relevance,
+            meta,
+        ).write(out)
+        partial.remove()
     for stage in times:
         say(str(stage))
     say(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from data_prep.datasets.labels import labels_of_images, read_labels
 from data_prep.datasets.splits import random_splits, read_splits, split_of_images
 from data_prep.datasets.tables import Table, read_captions
 from data_prep.replace import check_replaceable
-from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet, fingerprint_of
 from rank_xmodal.errors import UserError
 
 
@@ -50,7 +51,7 @@ def import_embeddings(
         table has a bad value; the message names file and row.
     """
     out, images, texts = Path(out), Path(images), Path(texts)
-    check_replaceable(out, overwrite)
+    check_replaceable(out, overwrite=True)  # before hours of work; whether it may be replaced, _written finds
     table = read_captions(Path(captions), ("caption_id", "image_id", "caption", "split"))
     image_emb, text_emb = open_array(images), open_array(texts)
     same_width([(images, image_emb), (texts, text_emb)])
@@ -72,7 +73,7 @@ def import_embeddings(
         say(f"{images}: {without:,} of {len(image_emb):,} images have no caption; kept in split 'none', never used")
     paths = _paths(table, owner, len(image_emb))
     rows = range(len(image_emb))
-    return EmbeddingSet(
+    made = EmbeddingSet(
         normalised([(images, image_emb)]),
         normalised([(texts, text_emb)]),
         image_table(
@@ -84,7 +85,8 @@ def import_embeddings(
         text_table(table["caption_id"], table["caption"], splits, labels),
         relevance_table(owner),
         _meta(out, name, "import"),
-    ).write(out)
+    )
+    return _written(made, out, overwrite, say)
 
 
 def import_clip_retrieval(
@@ -108,7 +110,7 @@ def import_clip_retrieval(
         If a part is missing or parts don't fit together, or a row has a bad value; the message names file and row.
     """
     folder, out = Path(folder), Path(out)
-    check_replaceable(out, overwrite)
+    check_replaceable(out, overwrite=True)
     tables: list[Table] = []
     image_parts: list[Part] = []
     text_parts: list[Part] = []
@@ -138,7 +140,7 @@ def import_clip_retrieval(
         say(f"{folder}: no split column; {len(rows):,} images dealt out 80/10/10 (seed {seed})")
     labels = [value for table in tables for value in read_labels(table) or []] if "labels" in whole else None
     of_image = labels_of_images(whole, names, labels)
-    return EmbeddingSet(
+    made = EmbeddingSet(
         image_emb[first],
         normalised(text_parts),
         image_table(
@@ -152,7 +154,28 @@ def import_clip_retrieval(
         ),
         relevance_table(owner),
         _meta(out, name, "clip-retrieval"),
-    ).write(out)
+    )
+    return _written(made, out, overwrite, say)
+
+
+def _written(made: EmbeddingSet, out: Path, overwrite: bool, say: Callable[[str], None]) -> EmbeddingSet:
+    """Write a set, unless it is there: a command that was killed at its very end can be repeated."""
+    if not overwrite and (out / "meta.json").is_file():
+        with suppress(UserError):  # what is there is broken, and check_replaceable says what to do
+            known = EmbeddingSet.open(out)
+            same_meta = all(known.meta.get(key) == value for key, value in made.meta.items())
+            if same_meta and known.fingerprint == fingerprint_of(made) and _same_tables(known, made):
+                say(f"{out}: already holds these embeddings; nothing to do")
+                return known
+    check_replaceable(out, overwrite)
+    return made.write(out)
+
+
+def _same_tables(known: EmbeddingSet, made: EmbeddingSet) -> bool:
+    """Compare what the fingerprint leaves out."""
+    if known.labelled != made.labelled or (made.labelled and known.labels_fingerprint != made.labels_fingerprint):
+        return False
+    return known.images["path"].tolist() == made.images["path"].tolist()
 
 
 def _meta(out: Path, name: str | None, dataset: str) -> dict[str, str | None]:

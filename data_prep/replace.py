@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import read_json
+from rank_xmodal.files import read_json, recover
 
 
 def check_replaceable(out: Path, overwrite: bool) -> None:
@@ -16,6 +16,7 @@ def check_replaceable(out: Path, overwrite: bool) -> None:
     UserError
         If it is something else: a folder of photos must not vanish because of a slip in --out.
     """
+    recover(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:

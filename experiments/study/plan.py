@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import experiments
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import Direction
 from rank_xmodal.errors import UserError, did_you_mean
-from rank_xmodal.files import YamlLoader, read_yaml
+from rank_xmodal.files import read_yaml
 from rank_xmodal.scorers import ScorerSettings
 from rank_xmodal.scorers.registry import DEFAULT
 from rank_xmodal.scorers.stack import COMPARED
@@ -87,10 +85,8 @@ _File = TypeVar("_File", bound=BaseModel)
 
 
 def read_as(schema: type[_File], path: Path) -> _File:
-    """Read a YAML file by a schema; a name that stands twice, of which YAML takes the last, is an error, too."""
+    """Read a YAML file by a schema."""
     values = read_yaml(path)
-    for name in _twice(yaml.compose(path.read_text(encoding="utf-8"), YamlLoader)):
-        raise UserError(f"{path}: {name!r} stands twice in the same place. Give each a name of its own.")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -100,14 +96,6 @@ def read_as(schema: type[_File], path: Path) -> _File:
             hint = f"{did_you_mean(key, schema.model_fields)} Known are {', '.join(schema.model_fields)}"
             raise UserError(f"{path}: unknown key {key!r}.{hint}.") from error
         raise UserError(f"{path}: {': '.join([*above, key])}: {first['msg']}, found {first['input']!r}.") from error
-
-
-def _twice(node: Any) -> Iterator[str]:
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    names = [key.value for key, _ in pairs]
-    yield from (name for name in names if names.count(name) > 1)
-    for _, value in pairs:
-        yield from _twice(value)
 
 
 def read(path: Path, assignments: list[str]) -> Plan:

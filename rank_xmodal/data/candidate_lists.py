@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import read_parquet, replacing
+from rank_xmodal.files import read_parquet, replacing, sha256
 
 FORMAT = 1
 PADDING = -1
@@ -74,7 +74,7 @@ class CandidateLists:
         )
         metadata = {_KEY: json.dumps({"format": FORMAT, **self.info}).encode()}
         with replacing(Path(path)) as part:
-            pq.write_table(table.replace_schema_metadata(metadata), part, compression="zstd")
+            pq.write_table(table.replace_schema_metadata(metadata), part, compression="zstd", write_page_checksum=True)
 
     @classmethod
     def read(cls, path: Path | str, data: EmbeddingSet | None = None) -> CandidateLists:
@@ -89,9 +89,9 @@ class CandidateLists:
         table = read_parquet(path)
         try:
             info = json.loads((table.schema.metadata or {})[_KEY])
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: carries no rank_xmodal metadata. Mine it with `rank-xmodal mine`.") from error
-        if info.pop("format", None) != FORMAT:
+        if not isinstance(info, dict) or info.pop("format", None) != FORMAT:
             raise UserError(f"{path}: of another format than {FORMAT}. Mine it again with `rank-xmodal mine`.")
         missing = [name for name in _COLUMNS if name not in table.column_names]
         if missing:
@@ -101,20 +101,21 @@ class CandidateLists:
                 f"{path}: its lists were mined from the embedding set {str(info.get('fingerprint'))[:12]}, but "
                 f"{data.root or data.name} is {data.fingerprint[:12]}. Mine it again with `rank-xmodal mine`."
             )
-        arrays: dict[str, np.ndarray] = {"query": table["query"].to_numpy().astype(np.int32)}
-        for name in ("candidates", "labels", "cosine"):
-            column = table[name].combine_chunks()
-            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-            if len(lengths) and (lengths != lengths[0]).any():
-                row = int(np.flatnonzero(lengths != lengths[0])[0])
-                raise UserError(f"{path}: row {row} has {lengths[row]} {name}, row 0 has {lengths[0]}. Mine it again.")
-            values = column.flatten().to_numpy(zero_copy_only=False).astype(_COLUMNS[name])
-            arrays[name] = values.reshape(len(column), -1)
+        try:
+            arrays = {name: _array(table[name], name, path) for name in _COLUMNS}
+        except (pa.ArrowException, ValueError, TypeError, AttributeError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise UserError(f"{path}: a column holds something unexpected ({why}). Mine it again.") from error
         if not len(arrays["query"]):
             raise UserError(f"{path}: holds no lists. Mine it again with other settings.")
         lists = cls(**arrays, info=info)
         lists.check(str(path), data)
         return lists
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over queries, candidates, labels and cosines: tells them from other lists."""
+        return sha256(self.query, self.candidates, self.labels, self.cosine)
 
     def check(self, where: str, data: EmbeddingSet | None = None) -> None:
         """Check shapes, padding and rows.
@@ -145,3 +146,19 @@ class CandidateLists:
                 raise UserError(
                     f"{where}: {name} holds row {int(rows.max())}, but there are only {limit}. Mine it again."
                 )
+
+
+def _array(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
+    """Return a column of numbers (Q,), or of lists that are equally long (Q, L)."""
+    column.validate(full=True)
+    column, numbers = column.combine_chunks(), column.type
+    if name != "query":
+        lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+        if len(lengths) and (lengths != lengths[0]).any():
+            row = int(np.flatnonzero(lengths != lengths[0])[0])
+            raise UserError(f"{path}: row {row} has {lengths[row]} {name}, row 0 has {lengths[0]}. Mine it again.")
+        count, column, numbers = len(column), column.flatten(), numbers.value_type
+    values = column.cast(pa.from_numpy_dtype(_COLUMNS[name])).to_numpy(zero_copy_only=False)
+    if column.null_count or not pa.types.is_primitive(numbers):
+        raise ValueError(f"{name} has {column.null_count} gaps, of type {numbers}")
+    return values if name == "query" else values.reshape(count, -1)

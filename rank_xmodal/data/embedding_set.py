@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from rank_xmodal.data.checks import LABELS, check, check_labels, check_shapes, classes_of
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import read_json, read_table, replacing, sha256, write_json
+from rank_xmodal.files import open_npy, read_json, read_parquet, read_table, recover, replacing, sha256, write_json
+from rank_xmodal.files.reading import frame_of
 
 FORMAT = 1
 Direction = Literal["t2i", "i2t"]
@@ -23,6 +24,7 @@ DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 _IMAGES = {"image_id": "str", "path": "str", "split": "str"}
 _TEXTS = {"text_id": "str", "text": "str", "split": "str"}
 _RELEVANCE = {"image": "int32", "text": "int32", "grade": "uint8"}
+_FILES = ("meta.json", "image_emb.npy", "text_emb.npy", "images.parquet", "texts.parquet", "relevance.parquet")
 
 
 def check_direction(direction: str) -> Direction:
@@ -172,8 +174,12 @@ class EmbeddingSet:
             np.save(part / "image_emb.npy", np.ascontiguousarray(self.image_emb, dtype=np.float16))
             np.save(part / "text_emb.npy", np.ascontiguousarray(self.text_emb, dtype=np.float16))
             extra = [LABELS] if self.labelled else []
-            self.images[[*_IMAGES, *extra]].to_parquet(part / "images.parquet", index=False)
-            self.texts[[*_TEXTS, *extra]].to_parquet(part / "texts.parquet", index=False)
+            self.images[[*_IMAGES, *extra]].astype(_IMAGES).to_parquet(
+                part / "images.parquet", index=False, write_page_checksum=True
+            )
+            self.texts[[*_TEXTS, *extra]].astype(_TEXTS).to_parquet(
+                part / "texts.parquet", index=False, write_page_checksum=True
+            )
             self.relevance.astype(_RELEVANCE).to_parquet(part / "relevance.parquet", index=False)
             counts = {
                 split: {
@@ -188,7 +194,7 @@ class EmbeddingSet:
                 "normalised": True,
                 "dtype": "float16",
                 "counts": counts,
-                "fingerprint": _fingerprint(self),
+                "fingerprint": fingerprint_of(self),
             }
             write_json(part / "meta.json", {"name": path.name, **self.meta, **facts})
         return EmbeddingSet.open(path)
@@ -197,12 +203,17 @@ class EmbeddingSet:
     def open(cls, path: Path | str) -> EmbeddingSet:
         """Open a folder that `write` made; embeddings stay on disk, memory-mapped.
 
+        The first time that a process opens it, everything is read and compared with the fingerprint: damaged embeddings
+        would go through all that follows unnoticed. That takes as long as a SHA-256 of them, some 0.6 s a gigabyte.
+
         Raises
         ------
         UserError
-            If something is missing, broken, of another format, or doesn't fit together.
+            If something is missing, broken, of another format, doesn't fit together, or isn't what was written.
         """
         path = Path(path)
+        if not path.is_dir():
+            recover(path)  # a process that was killed while replacing it
         if not path.is_dir():
             raise UserError(f"{path}: no such folder. Make an embedding set with `rank-xmodal embed` or `import`.")
         meta = read_json(path / "meta.json")
@@ -225,30 +236,46 @@ class EmbeddingSet:
         check_labels(opened, str(path))
         if opened.dim != meta.get("dim"):
             raise UserError(f"{path}: embeddings are {opened.dim} wide, meta.json says {meta.get('dim')}. Embed again.")
+        _verify(opened, path)
         return opened
 
 
+_verified: set[tuple[str, ...]] = set()
+
+
+def _verify(data: EmbeddingSet, path: Path) -> None:
+    """Compare a set with its fingerprint, once in a process for files of the same time and size."""
+    files = [path / name for name in _FILES]
+    known = (str(path.resolve()), *(f"{s.st_ino} {s.st_size} {s.st_mtime_ns}" for s in map(os.stat, files)))
+    if known in _verified:
+        return
+    said = data.meta.get("fingerprint")
+    if said != (found := fingerprint_of(data)):
+        raise UserError(
+            f"{path}: damaged, or changed by hand: meta.json has the fingerprint {str(said)[:12]}, its files have "
+            f"{found[:12]}. Bring them again from a copy, or embed or import again."
+        )
+    _verified.add(known)
+
+
 def _load(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file. Embed or import again.") from error
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: not a whole .npy array ({error}). Embed or import again.") from error
+    array = open_npy(path, "Embed or import again.")
     if array.dtype != np.float16 or array.ndim != 2:
         raise UserError(f"{path}: expected (n, d) float16, found {array.shape} {array.dtype}. Embed or import again.")
     return array
 
 
 def _read_items(path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
-    frame = read_table(path, columns, what)
-    if LABELS in pq.read_schema(path).names:
+    table = read_parquet(path)
+    frame = frame_of(table, path, columns, what)
+    if LABELS in table.column_names:
         # As they are: a missing one must not become the class "None".
-        frame[LABELS] = pd.Series(pq.read_table(path, columns=[LABELS])[LABELS].to_pylist(), dtype=object)
+        frame[LABELS] = pd.Series(table[LABELS].to_pylist(), dtype=object)
     return frame
 
 
-def _fingerprint(data: EmbeddingSet) -> str:
+def fingerprint_of(data: EmbeddingSet) -> str:
+    """Return the SHA-256 of embeddings, relevance, ids, captions and splits, whatever the set's meta says."""
     parts: list[Any] = [
         np.ascontiguousarray(data.image_emb, dtype=np.float16),
         np.ascontiguousarray(data.text_emb, dtype=np.float16),

@@ -6,10 +6,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rank_xmodal.errors import UserError, did_you_mean
-from rank_xmodal.files import YamlLoader, read_yaml
+from rank_xmodal.files import read_yaml, yaml_value
 from rank_xmodal.scorers.allrank import AllRank
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.context_aware.scorer import ContextAware
@@ -169,17 +167,14 @@ def read(path: Path | None, assignments: list[str], overrides: dict[str, Any] | 
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise UserError(f"--set {assignment!r}: {parent!r} holds no keys of its own.")
-        try:
-            target[last] = _scalar(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {assignment!r}: {value!r} is no YAML value.") from error
+        target[last] = _scalar(value, f"--set {assignment!r}")
     values.update({key: value for key, value in (overrides or {}).items() if value is not None})
     return parse(values, where)
 
 
-def _scalar(text: str) -> Any:
+def _scalar(text: str, where: str) -> Any:
     """Read one YAML value; unlike YAML 1.1, take 1e-3 for the number it is."""
-    value = yaml.load(text, Loader=YamlLoader)
+    value = yaml_value(text, where)
     if isinstance(value, str):
         try:
             return float(value)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.embed import embed
+from data_prep.partial import Partial, folder_of
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 
@@ -85,11 +86,35 @@ def test_half_a_row_left_by_a_kill_is_cut_off(corpus, encoder, tmp_path, said):
     with (partial / "image.f16").open("ab") as handle:
         handle.write(b"x" * 77)  # a row and a bit, without its key
     with (partial / "image.keys").open("r+b") as handle:
-        handle.truncate(5 * 16 + 3)  # and keys cut in the sixth
+        handle.truncate(5 * 20 + 3)  # and keys cut in the sixth
     again = Counting(encoder)
     resumed = embed(corpus, again, tmp_path / "set", batch_size=4, say=said)
     assert again.images == [f"{i}.png" for i in range(5, 10)]
     assert np.abs(resumed.image_emb - embed(corpus, encoder, tmp_path / "whole", say=said).image_emb).max() < 1e-3
+
+
+def test_a_row_damaged_by_a_loss_of_power_is_encoded_again(corpus, encoder, tmp_path, said):
+    with pytest.raises(KeyboardInterrupt):
+        embed(corpus, Counting(encoder, 3), tmp_path / "set", batch_size=4, say=said)
+    with (tmp_path / ".set.partial" / "image.f16").open("r+b") as handle:
+        handle.seek(2 * 2 * encoder.dim)
+        handle.write(bytes(2 * encoder.dim))
+    again = Counting(encoder)
+    resumed = embed(corpus, again, tmp_path / "set", batch_size=4, say=said)
+    assert again.images == ["2.png", "8.png", "9.png"]
+    assert np.abs(resumed.image_emb - embed(corpus, encoder, tmp_path / "whole", say=said).image_emb).max() < 1e-3
+
+
+def test_two_at_once_and_what_a_kill_at_the_end_leaves(corpus, encoder, tmp_path, said):
+    with (
+        Partial(tmp_path / "set", encoder.identity, encoder.dim, said),
+        pytest.raises(UserError, match="another process is embedding"),
+    ):
+        embed(corpus, encoder, tmp_path / "set", say=said)
+    embed(corpus, encoder, tmp_path / "set", say=said)
+    folder_of(tmp_path / "set").mkdir()
+    embed(corpus, encoder, tmp_path / "set", say=said)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_another_encoder_throws_partial_work_away(corpus, encoder, tmp_path, said):
@@ -186,7 +211,7 @@ def test_a_full_disk_keeps_the_work(corpus, encoder, tmp_path, said):
     first = Counting(encoder)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # 32 wide: room for nine rows
     try:
-        with pytest.raises(UserError, match=r"the disk is full. The work done so far is kept"):
+        with pytest.raises(UserError, match=r"the disk is full.*What was encoded before is kept"):
             embed(corpus, first, tmp_path / "set", batch_size=4, say=said, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -175,8 +175,11 @@ def test_broken_missing_and_archived_arrays(made, tmp_path):
 
 def test_an_existing_set_is_kept_unless_asked(made, tmp_path, said):
     import_embeddings(*made, tmp_path / "set", say=said)
+    # A command that was killed at its very end can be repeated.
+    import_embeddings(*made, tmp_path / "set", say=said)
+    assert "already holds these embeddings" in said
     with pytest.raises(UserError, match="--overwrite"):
-        import_embeddings(*made, tmp_path / "set", say=said)
+        import_embeddings(*made, tmp_path / "set", name="new", say=said)
     import_embeddings(*made, tmp_path / "set", name="new", overwrite=True, say=said)
     assert EmbeddingSet.open(tmp_path / "set").name == "new"
 

@@ -144,7 +144,7 @@ def test_what_is_wrong_with_a_grid_is_said_with_its_place(tmp_path, keys, messag
 
 def test_a_name_that_stands_twice_is_an_error(tmp_path):
     (tmp_path / "p.yaml").write_text("rows:\n  one: {loss: listnet}\n  one: {loss: ranknet}\n")
-    with pytest.raises(UserError, match=r"p.yaml: 'one' stands twice in the same place"):
+    with pytest.raises(UserError, match=r"p.yaml, line 2: 'one' stands twice in the same place"):
         plan.read(tmp_path / "p.yaml", [])
 
 

@@ -10,7 +10,7 @@ import pytest
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import read_json, replacing, write_json
+from rank_xmodal.files import read_json, replacing, write_json, writing
 
 
 def small(**changes):
@@ -146,10 +146,10 @@ def test_what_is_broken_on_disk_is_named(tmp_path):
     for name, contents, message in (
         ("meta.json", b"{", "meta.json: not valid JSON"),
         ("meta.json", json.dumps({"format": 9}).encode(), "format 9; this version reads format 1"),
-        ("image_emb.npy", whole["image_emb.npy"][:-5], "image_emb.npy: not a whole .npy"),
+        ("image_emb.npy", whole["image_emb.npy"][:-5], "image_emb.npy: not a plain .npy"),
         ("text_emb.npy", None, "text_emb.npy: no such file"),
         ("texts.parquet", whole["texts.parquet"][:40], "texts.parquet: not a readable Parquet"),
-        ("images.parquet", whole["texts.parquet"], "images need a column 'image_id'"),
+        ("images.parquet", whole["texts.parquet"], "images need one column 'image_id'"),
     ):
         if contents is None:
             (place / name).unlink()
@@ -160,7 +160,7 @@ def test_what_is_broken_on_disk_is_named(tmp_path):
         (place / name).write_bytes(whole[name])
     EmbeddingSet.open(place)
     np.save(place / "image_emb.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"not a whole \.npy"):
+    with pytest.raises(UserError, match=r"not a plain \.npy"):
         EmbeddingSet.open(place)
     with pytest.raises(UserError, match="no such folder"):
         EmbeddingSet.open(tmp_path / "none")
@@ -251,3 +251,47 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't be written"), replacing(tmp_path / "file" / "inside"):
         pass
+
+
+def test_damaged_embeddings_are_noticed(tmp_path):
+    place = tmp_path / "set"
+    small().write(place)
+    rows = np.load(place / "image_emb.npy")
+    np.save(place / "image_emb.npy", rows[::-1].copy())  # each of length 1, and none where it belongs
+    with pytest.raises(UserError, match="damaged, or changed by hand"):
+        EmbeddingSet.open(place)
+    rows[1, 0] = np.nan
+    np.save(place / "image_emb.npy", rows)
+    with pytest.raises(UserError, match="damaged, or changed by hand"):
+        EmbeddingSet.open(place)
+    small().write(place)
+    meta = json.loads((place / "meta.json").read_text())
+    del meta["fingerprint"]
+    (place / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="damaged, or changed by hand"):
+        EmbeddingSet.open(place)
+
+
+def test_a_set_is_read_through_once_in_a_process(tmp_path, monkeypatch):
+    place = tmp_path / "set"
+    small().write(place)
+    monkeypatch.setattr("rank_xmodal.data.embedding_set.fingerprint_of", None)
+    assert EmbeddingSet.open(place).dim == small().dim
+
+
+@pytest.mark.parametrize(("column", "value"), [("text", b"a"), ("split", None)])
+def test_columns_of_something_else_are_refused(tmp_path, column, value):
+    place = tmp_path / "set"
+    frame = small().write(place).texts
+    values = [value] * len(frame)
+    frame.assign(**{column: pd.Series(values, dtype=object)}).to_parquet(place / "texts.parquet")
+    with pytest.raises(UserError, match=f"texts.parquet: the column '{column}' of texts (holds binary|has [0-9] gaps)"):
+        EmbeddingSet.open(place)
+
+
+def test_a_set_whose_replacing_was_killed_comes_back(tmp_path):
+    place = tmp_path / "set"
+    small().write(place)
+    place.rename(tmp_path / f".set.{writing._HOST}-4194305-aaaaaa.old")  # no process has such a number
+    assert EmbeddingSet.open(place).dim == small().dim
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -1,0 +1,45 @@
+"""One process at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rank_xmodal.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder for this process until the block ends, or the process does.
+
+    The folder itself is locked: there is no lock file that could be left behind. File systems that can't lock folders
+    are worked on without.
+
+    Raises
+    ------
+    UserError
+        If another process holds it; `doing` says in the message what it is at.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(
+                    f"{folder}: another process is {doing}. Wait for it, then run again; or choose another --out."
+                ) from None
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,65 @@
+"""Tensors on disk, as safetensors: nothing is unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from rank_xmodal.errors import UserError
+from rank_xmodal.files.reading import unreadable
+from rank_xmodal.files.writing import replacing
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], told: dict[str, str] | None = None) -> None:
+    """Write tensors and, as the file's metadata, words; whole or not at all.
+
+    Raises
+    ------
+    UserError
+        As `replacing`.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replacing(path) as part:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(state, part, told)
+        part.chmod(mode)  # safetensors lets nobody else read
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """Read tensors.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, not to be read, cut short, or no safetensors.
+    """
+    try:
+        with Path(path).open("rb"):  # its own errors name neither file nor cause
+            pass
+        return load_file(path, device=device)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())}).") from error
+
+
+def read_told(path: Path) -> dict[str, str]:
+    """Read the words that `write_tensors` put into a file.
+
+    Raises
+    ------
+    UserError
+        As `read_tensors`.
+    """
+    try:
+        with Path(path).open("rb"), safe_open(path, "pt") as opened:
+            return opened.metadata() or {}
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())}).") from error
