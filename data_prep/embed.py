@@ -18,7 +18,7 @@ import torch
 
 from data_prep.datasets.corpus import Corpus
 from data_prep.encoder import Encoder
-from data_prep.images import check_header
+from data_prep.images import check_header, files_digest
 from data_prep.partial import Partial, Side, folder_of
 from data_prep.progress import progress_bar
 from data_prep.replace import check_replaceable
@@ -114,17 +114,19 @@ def embed(
             _encode_texts(corpus, text_keys, encoder, texts, batch_size, progress, say),
         ]
         start = time.monotonic()
+        table = corpus.images.assign(path=[str(path.resolve()) for path in paths])
         meta: dict[str, Any] = {
             "name": name or out.name,
             **encoder.identity,
             "dataset": corpus.name,
             "embed_key": set_key,
+            "image_files": {split: files_digest(rows["path"]) for split, rows in table.groupby("split")},
             **({"weights_file": encoder.weights_file} if encoder.weights_file else {}),
         }
         written = EmbeddingSet(
             images.gather(image_keys, partial.folder / "image.ordered"),
             texts.gather(text_keys, partial.folder / "text.ordered"),
-            corpus.images.assign(path=[str(path.resolve()) for path in paths]),
+            table,
             corpus.texts,
             corpus.relevance,
             meta,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pandas as pd
 
@@ -38,6 +38,11 @@ class Corpus:
         images, texts = self.images["split"].value_counts(), self.texts["split"].value_counts()
         parts = [f"{s} {images.get(s, 0):,} images / {texts.get(s, 0):,} captions" for s in ("train", "val", "test")]
         return f"{self.name}: " + ", ".join(parts)
+
+
+def leaves(path: str) -> bool:
+    """Say whether a path that a table gives leads out of the image folder; links inside it are their owner's choice."""
+    return PurePath(path).is_absolute() or ".." in PurePath(path).parts
 
 
 def image_table(

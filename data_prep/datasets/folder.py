@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.datasets.corpus import Corpus, image_table, relevance_table, text_table
+from data_prep.datasets.corpus import Corpus, image_table, leaves, relevance_table, text_table
 from data_prep.datasets.labels import labels_of_images, read_labels
 from data_prep.datasets.splits import random_splits, read_splits, split_of_images
 from data_prep.datasets.tables import Table, read_captions
@@ -38,8 +39,9 @@ def load_folder(
     Raises
     ------
     UserError
-        If a file, a column or an image is missing, a caption is empty, a caption_id occurs twice, a split is unknown,
-        an image has captions in two of them, or labels are empty or differ between captions of an image.
+        If a file, a column or an image is missing, an image leads out of its folder, a caption is empty, a caption_id
+        occurs twice, a split is unknown, an image has captions in two of them, or labels are empty or differ between
+        captions of an image.
     """
     root = Path(root)
     folder = Path(images) if images else root
@@ -53,6 +55,12 @@ def load_folder(
         table.filled("caption_id")
         table.unique("caption_id")
     names = [Path(name).as_posix() for name in table["image"]]  # ./a.jpg is a.jpg
+    for row, name in enumerate(names):
+        if leaves(name):
+            raise UserError(
+                f"{table.at(row)}: image {name!r} leads out of {folder}. Name a file inside it, or put a link to the "
+                "file's folder there."
+            )
     rows = {name: i for i, name in enumerate(dict.fromkeys(names))}
     _check_files(table, names, folder)
     if "split" in table:
@@ -88,16 +96,14 @@ def _find_captions(root: Path) -> Path:
 
 
 def _check_files(table: Table, names: list[str], folder: Path) -> None:
-    known: dict[str, bool] = {}
-    for name in names:
-        if name not in known:
-            known[name] = (folder / name).is_file()
+    # os.path answers where pathlib raises: for a name that is too long, or in a folder that may not be read.
+    known = {name: os.path.isfile(folder / name) for name in dict.fromkeys(names)}
     missing = [name for name, there in known.items() if not there]
     if not missing:
         return
     row = names.index(missing[0])
     parent = (folder / missing[0]).parent
-    there = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+    there = sorted(entry.name for entry in parent.iterdir()) if os.access(parent, os.R_OK) and parent.is_dir() else []
     wanted = Path(missing[0]).name
     near = [name for name in there if name.lower() == wanted.lower()] or difflib.get_close_matches(wanted, there, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

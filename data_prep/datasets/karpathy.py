@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.datasets.corpus import Corpus, image_table, relevance_table, text_table
+from data_prep.datasets.corpus import Corpus, image_table, leaves, relevance_table, text_table
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_json
 
@@ -38,15 +39,21 @@ def load_karpathy(name: str, root: Path, images: Path | None = None, say: Callab
     Raises
     ------
     UserError
-        If the JSON, the image folder or an image is missing, or the JSON isn't Karpathy's.
+        If the JSON, the image folder or an image is missing, an image leads out of the folder, or the JSON isn't
+        Karpathy's.
     """
     root = Path(root)
     source = _find_json(name, root)
     entries = _entries(name, source)
     names = [_file_names(entry) for entry in entries]
+    for row, path in ((row, path) for row, paths in enumerate(names) for path in paths):
+        if leaves(path):
+            raise UserError(
+                f"{source}: image {row} ({path!r}) leads out of the image folder. Take the file from {_CAPTIONS}."
+            )
     folder, form = _find_images(name, root, images, names)
     paths = [options[form] for options in names]
-    missing = [path for path in paths if not (folder / path).is_file()]
+    missing = [path for path in paths if not os.path.isfile(folder / path)]  # pathlib raises for names too long
     if missing:
         raise UserError(
             f"{folder}: {len(missing):,} of the {len(paths):,} images that {source.name} lists are not there, the "
@@ -127,7 +134,7 @@ def _find_images(name: str, root: Path, images: Path | None, names: list[tuple[s
     folders = [Path(images)] if images else [root / sub for sub in _FOLDERS[name]]
     sample = names[:: max(1, len(names) // 50)]
     found = [
-        (sum((folder / options[form]).is_file() for options in sample), -i, -form)
+        (sum(os.path.isfile(folder / options[form]) for options in sample), -i, -form)
         for i, folder in enumerate(folders)
         for form in (0, 1)
         if folder.is_dir()

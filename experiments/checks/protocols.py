@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.results.evaluate import evaluate_run
@@ -138,7 +137,7 @@ def table(report: dict[str, Any], images: int, title: str) -> Table:
     """Return what `compare` found as people read it; `images` are those of the whole test split."""
     count = images // report["fold_size"]
     shown = Table(
-        title=escape(f"{title}, {report['direction']}, top {report['depth']} reordered; %"),
+        title=f"{title}, {report['direction']}, top {report['depth']} reordered; %",
         caption="R@K is the hit rate. Ceiling: share of queries that CLIP's list holds something relevant for; the "
         f"others are misses. {report['fold_size']:,}: mean over {count} folds of that many images with their captions; "
         f"{images:,}: the whole test split. The two galleries' figures can't be compared with each other.",

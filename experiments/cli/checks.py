@@ -8,6 +8,7 @@ import click
 
 from experiments.cli import options
 from experiments.cli.options import PATH
+from experiments.cli.terminal import console, echo
 
 
 @click.command()
@@ -24,10 +25,10 @@ def verify(dataset: str, data: Path) -> None:
 
     opened = EmbeddingSet.open(data)
     lines = checking.compare(opened, dataset)
-    options.console().print(checking.table(opened, dataset, lines))
+    console().print(checking.table(opened, dataset, lines))
     agree, said = checking.verdict(opened, dataset, lines)
     for line in said:
-        click.echo(line)
+        echo(line)
     if not agree:
         raise SystemExit(1)
 
@@ -35,7 +36,7 @@ def verify(dataset: str, data: Path) -> None:
 @click.command()
 @click.argument("run", type=PATH)
 @options.own_set
-@click.option("--fold-size", type=click.IntRange(1), default=1_000, show_default=True, help="Images in a fold.")
+@click.option("--fold-size", type=options.count(1), default=1_000, show_default=True, help="Images in a fold.")
 @options.depth
 @click.option("--json", "json_file", type=PATH, help="Write the figures there; shares from 0 to 1.")
 @options.device
@@ -51,7 +52,7 @@ def protocols(run: Path, data: Path, fold_size: int, depth: int, json_file: Path
     if json_file:
         write_json(json_file, report)
     images = int((opened.images["split"] == "test").sum())
-    options.console().print(checking.table(report, images, f"{run} on {opened.name}"))
+    console().print(checking.table(report, images, f"{run} on {opened.name}"))
 
 
 COMMANDS = (verify, protocols)

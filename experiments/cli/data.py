@@ -9,6 +9,7 @@ import click
 
 from experiments.cli import options
 from experiments.cli.options import PATH, say
+from experiments.cli.terminal import echo
 from rank_xmodal.errors import UserError
 
 
@@ -24,8 +25,8 @@ from rank_xmodal.errors import UserError
 @click.option("--out", type=PATH, required=True, help="Folder of the embedding set.")
 @click.option("--captions", type=PATH, help="folder: the CSV or Parquet of captions.")
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=None, help="scenes, and folders without a split column.")
+@click.option("--batch-size", type=options.count(1), default=64, show_default=True)
+@click.option("--seed", type=options.SEED, default=None, help="scenes, and folders without a split column.")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
 @options.device
 def embed(
@@ -74,29 +75,30 @@ def _describe(made: Any) -> None:
         f"{split} {n['images']:,} images / {n['texts']:,} texts" for split, n in made.meta["counts"].items()
     )
     classes = f"; {len(made.classes):,} classes" if made.labelled else ""
-    click.echo(f"{made.root}: {made.dim} wide; {counts}{classes}")
+    echo(f"{made.root}: {made.dim} wide; {counts}{classes}")
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
     if value == "all":
         return value
-    if not value.isdigit() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is neither a number nor 'all'.")
-    return int(value)
+    try:
+        return int(options.count(1)(value, parameter, context))
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{error.message.rstrip('.')}; or say 'all'.") from None
 
 
 @click.command()
 @click.argument("data", type=PATH)
 @options.direction
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="train", show_default=True)
-@click.option("--negatives", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--negatives", type=options.count(1, 100_000), default=50, show_default=True)
 @click.option("--pool", default="200", show_default=True, callback=_pool, help="Random candidates per query, or all.")
 @click.option("--protocol", type=click.Choice(["clean", "paper", "natural"]), default="clean", show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--range-min", type=click.IntRange(0), default=0, show_default=True, help="Skip the most similar ones.")
-@click.option("--absolute-margin", type=float, help="Keep negatives this far below the positive's cosine.")
-@click.option("--relative-margin", type=float, help="The same, as a share of the positive's cosine.")
-@click.option("--max-score", type=float, help="Keep negatives of at most this cosine.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True)
+@click.option("--range-min", type=options.count(0), default=0, show_default=True, help="Skip the most similar ones.")
+@click.option("--absolute-margin", type=options.FINITE, help="Keep negatives this far below the positive's cosine.")
+@click.option("--relative-margin", type=options.FINITE, help="The same, as a share of the positive's cosine.")
+@click.option("--max-score", type=options.FINITE, help="Keep negatives of at most this cosine.")
 @click.option("--out", type=PATH, help="By default lists/DIRECTION-SPLIT.parquet in DATA.")
 def mine(data: Path, direction: str, split: str, out: Path | None, **options: Any) -> None:
     """Mine hard negatives by CLIP cosine into candidate lists."""
@@ -119,8 +121,8 @@ def mine(data: Path, direction: str, split: str, out: Path | None, **options: An
         lists = run(opened, way, split, progress=progress, **options)
     target = out or default_path(opened, way, split)
     lists.write(target)
-    click.echo(format_report(lists))
-    click.echo(f"wrote {target}: {len(lists):,} lists of {lists.length}")
+    echo(format_report(lists))
+    echo(f"wrote {target}: {len(lists):,} lists of {lists.length}")
 
 
 COMMANDS = (embed, import_, mine)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import io
 import sys
 
 import click
 
 from experiments.cli import checks, data, runs, studies, use
+from experiments.cli.terminal import echo
 from rank_xmodal.errors import UserError
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
@@ -38,17 +40,19 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(arguments, prog_name="rank-xmodal", standalone_mode=False)
     except UserError as error:
-        click.echo(f"rank-xmodal: {error}", err=True)
+        echo(f"rank-xmodal: {error}", err=True)
         raise SystemExit(2) from None
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        echo(said.getvalue(), err=True, nl=False)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, click.Abort):
-        click.echo("rank-xmodal: interrupted. Run the same command to go on.", err=True)
+        echo("rank-xmodal: interrupted. Run the same command to go on.", err=True)
         raise SystemExit(130) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            click.echo(f"rank-xmodal: {error.filename or 'writing'}: the disk is full. Free some space.", err=True)
+            echo(f"rank-xmodal: {error.filename or 'writing'}: the disk is full. Free some space.", err=True)
             raise SystemExit(2) from None
         if error.errno == errno.EPIPE:  # whoever read our output has gone, as `| head` does
             sys.stderr.close()

@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from experiments.cli.terminal import echo
 
-PATH = click.Path(path_type=Path)
+_MOST = 2**32 - 1  # rank_xmodal.scorers.settings.LARGEST, without loading torch to show a help text
+
+
+class _Path(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # to pathlib, the current folder
+            self.fail("the path is empty. Name a file or a folder; the current one is '.'.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Finite(click.types.FloatParamType):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+def count(least: int, most: int = _MOST) -> click.IntRange:
+    """Return the type of an option that takes a whole number of at least this."""
+    return click.IntRange(least, most)
+
+
+def _there(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    """Ask for the device before anything is read or made; "auto" needs no torch for it."""
+    if name != "auto":
+        from rank_xmodal.devices import pick_device
+
+        pick_device(name)
+    return name
+
+
+PATH = _Path(path_type=Path)
+FINITE = _Finite()
+SEED = count(0)
 DIRECTIONS = ["t2i", "i2t"]
 
 direction = click.option(
     "--direction", type=click.Choice(DIRECTIONS), required=True, help="t2i: text to image; i2t: image to text."
 )
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
+device = click.option(
+    "--device", default="auto", show_default=True, callback=_there, help="auto, cpu, cuda, cuda:1 ..."
+)
 tracking = click.option("--mlruns", type=PATH, default="mlruns", show_default=True, help="Folder of the MLflow store.")
 own_set = click.option("--data", type=PATH, required=True, help="An embedding set of the same encoder.")
 split = click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 depth = click.option(
-    "--depth", type=click.IntRange(2), default=51, show_default=True, help="The first stage's top list, reordered."
+    "--depth", type=count(2), default=51, show_default=True, help="The first stage's top list, reordered."
 )
 first_stage = click.option(
     "--first-stage", type=click.Choice(["clip", "own"]), default="clip", show_default=True,
@@ -32,11 +67,4 @@ first_stage = click.option(
 
 def say(line: str) -> None:
     """Print a line of progress to standard error; results go to standard output."""
-    click.echo(line, err=True)
-
-
-def console(width: int = 140) -> Console:
-    """Return where tables are printed: as wide as the terminal, or as said where there is none."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else width)
+    echo(line, err=True)

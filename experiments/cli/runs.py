@@ -9,6 +9,7 @@ import click
 
 from experiments.cli import options
 from experiments.cli.options import PATH, say
+from experiments.cli.terminal import echo
 from rank_xmodal.errors import UserError
 
 
@@ -31,7 +32,7 @@ from rank_xmodal.errors import UserError
 @click.option("--ranker", type=click.Choice(["rank_xmodal", "allrank"]), hidden=True)  # --scorer of earlier versions
 @click.option("--config", type=PATH, help="Settings in YAML.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
-@click.option("--seed", type=click.IntRange(0))
+@click.option("--seed", type=options.SEED)
 @click.option("--lists", "lists_file", type=PATH, help="Train on these lists.")
 @click.option("--out", type=PATH, required=True, help="Folder of the run.")
 @click.option("--overwrite", is_flag=True, help="Replace another run at --out.")
@@ -47,8 +48,10 @@ def train(
     from rank_xmodal import scorers
     from rank_xmodal.data.candidate_lists import CandidateLists
     from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+    from rank_xmodal.devices import pick_device
 
     settings = scorers.read(config, list(assignments), chosen)
+    pick_device(settings.device)  # or it is missed only once lists are mined
     opened = EmbeddingSet.open(data)
     if direction == "both" and lists_file:
         raise UserError("--lists: lists are of one direction. Train each --direction by itself.")
@@ -69,7 +72,7 @@ def train(
             )
         if report:
             _print_report(report)
-        click.echo(f"wrote {folder}")
+        echo(f"wrote {folder}")
 
 
 @click.command()
@@ -79,7 +82,7 @@ def scorers() -> None:
 
     for name in registry.names():
         found = registry.class_of(name)
-        click.echo(f"{name:18}{found.label}: {found.paper}")
+        echo(f"{name:18}{found.label}: {found.paper}")
 
 
 def _print_report(report: dict[str, Any]) -> None:
@@ -89,18 +92,18 @@ def _print_report(report: dict[str, Any]) -> None:
 
     first = report.get("first_stage", CLIP)
     found_by = "" if first == CLIP else f" of {row_label(first)}'s own space"
-    click.echo(
+    echo(
         f"{report['direction']} {report['split']}: {report['queries']:,} queries, gallery {report['gallery']:,}, "
         f"top {report['candidates']}{found_by} reordered, ceiling {100 * report['ceiling']:.2f} %"
     )
     wide = 2 + max(len(row_label(row)) for row in rows_in(report))
-    click.echo(" " * wide + "".join(f"{name:>10}" for name in SHOWN))
+    echo(" " * wide + "".join(f"{name:>10}" for name in SHOWN))
     for row in rows_in(report):
         cells = [report[row][name] * (1 if name == MEAN_RANK else 100) for name in SHOWN]
-        click.echo(f"{row_label(row):{wide}}" + "".join(f"{cell:10.2f}" for cell in cells))
+        echo(f"{row_label(row):{wide}}" + "".join(f"{cell:10.2f}" for cell in cells))
     if "calibration" in report:
         found = report["calibration"]
-        click.echo(
+        echo(
             f"probabilities: calibration error {found['ECE']:.4f}; average precision over all pairs {found['AP']:.3f}, "
             f"of the cosine {found['clip_AP']:.3f}"
         )
@@ -146,7 +149,7 @@ def evaluate(
     _print_report(report)
     if "labels" in report:
         for line in labelled.lines(report):
-            click.echo(line)
+            echo(line)
 
 
 @click.command()
@@ -171,7 +174,7 @@ def export(run: Path, data: Path, split: str, depth: int, style: str, out: Path,
 
     write = export_trec if style == "trec" else export_libsvm
     for path in write(run, EmbeddingSet.open(data), split, out, depth=depth, device=device, say=say):
-        click.echo(f"wrote {path}")
+        echo(f"wrote {path}")
 
 
 @click.command()
@@ -184,7 +187,7 @@ def report(run: Path, data: Path, out: Path | None, device: str) -> None:
     from experiments.report.page import report_of_run
     from rank_xmodal.data.embedding_set import EmbeddingSet
 
-    click.echo(f"wrote {report_of_run(run, EmbeddingSet.open(data), out or run, device=device)}")
+    echo(f"wrote {report_of_run(run, EmbeddingSet.open(data), out or run, device=device)}")
 
 
 COMMANDS = (train, scorers, evaluate, report, export)

@@ -11,12 +11,14 @@ import click
 
 from experiments.cli import options
 from experiments.cli.options import PATH, say
+from experiments.cli.terminal import console, echo
 from rank_xmodal.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from experiments.study.plan import Plan
     from experiments.study.table import Table
 
+_REPEATS = options.count(1, 10_000)  # each is a training of every row
 _data = click.option("--data", type=PATH, required=True, help="An embedding set.")
 _set = click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of all rows that lack it; repeatable."
@@ -32,10 +34,10 @@ def _show(table: Table, style: str = "terminal") -> None:
     from experiments.study import formats
 
     if style != "terminal":
-        click.echo(formats.TEXTS[style](table), nl=False)
+        echo(formats.TEXTS[style](table), nl=False)
         return
     for shown in formats.terminal(table):
-        options.console().print(shown)
+        console().print(shown)
 
 
 def _draw(table: Table, folder: Path | None) -> None:
@@ -63,12 +65,16 @@ def _draw(table: Table, folder: Path | None) -> None:
 def _plan(name: str, assignments: Sequence[str]) -> Plan:
     """Read a plan, given as a path or by the name of one that comes along."""
     from experiments.study import plan
+    from rank_xmodal.devices import pick_device
 
     ours = {path.stem: path for path in sorted(plan.FOLDER.glob("*.yaml")) if path.stem != "demo"}
     found = Path(name) if Path(name).is_file() else ours.get(name)
     if found is None:
         raise UserError(f"{name}: no such file or plan.{did_you_mean(name, ours)} Plans are {', '.join(ours)}.")
-    return plan.read(found, list(assignments))
+    read = plan.read(found, list(assignments))
+    for name in {row.settings.device for row in read.trained.values()}:
+        pick_device(name)
+    return read
 
 
 @click.command()
@@ -92,9 +98,9 @@ def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path, style:
 @click.command()
 @click.argument("plan")
 @_data
-@click.option("--seeds", type=click.IntRange(1), help="On the set's own splits; 5, unless the plan says otherwise.")
-@click.option("--folds", type=click.IntRange(2), help="Folds instead of the set's own splits.")
-@click.option("--permutations", type=click.IntRange(1), help="Of the folds; 2, unless the plan says otherwise.")
+@click.option("--seeds", type=_REPEATS, help="On the set's own splits; 5, unless the plan says otherwise.")
+@click.option("--folds", type=options.count(2), help="Folds instead of the set's own splits.")
+@click.option("--permutations", type=_REPEATS, help="Of the folds; 2, unless the plan says otherwise.")
 @_set
 @click.option("--direction", type=click.Choice([*options.DIRECTIONS, "both"]), default="both", show_default=True)
 @_format
@@ -150,15 +156,15 @@ def grid(plan: str, data: Path, direction: str, assignments: tuple[str, ...], ou
     folder = (out or Path("runs") / f"grid-{opened.name}") / direction
     table, best = search(chosen, opened, way, folder, tracking=mlruns, say=say)
     _show(table)
-    click.echo(f"The best point's settings: {best} (rank-xmodal train --config {best})")
+    echo(f"The best point's settings: {best} (rank-xmodal train --config {best})")
 
 
 @click.command()
 @_data
 @click.option("--full", is_flag=True, help="The recipe to the letter: 100 epochs, 5 seeds.")
 @click.option("--baselines", is_flag=True, help="The baselines and our ranker alone, on the gallery alone.")
-@click.option("--epochs", type=click.IntRange(1), help="Of the trainings on lists; 3 by default.")
-@click.option("--seeds", type=click.IntRange(1), help="1 by default.")
+@click.option("--epochs", type=options.count(1), help="Of the trainings on lists; 3 by default.")
+@click.option("--seeds", type=_REPEATS, help="1 by default.")
 @_format
 @_plots
 @click.option("--out", type=PATH, help="Keeps trials and tables; runs/paper-DATA or runs/baselines-DATA by default.")

@@ -10,6 +10,8 @@ import click
 
 from experiments.cli import options
 from experiments.cli.options import PATH, say
+from experiments.cli.terminal import echo
+from experiments.results.text import visible
 
 
 @click.command()
@@ -28,9 +30,10 @@ def search(run: Path, data: Path, text: str | None, image: Path | None, k: int, 
     from rank_xmodal.data.embedding_set import EmbeddingSet
 
     for hit in find(run, EmbeddingSet.open(data), text=text, image=image, k=k, say=say, **options):
-        what = json.dumps(hit.get("path") or hit.get("text"), ensure_ascii=False)  # no control character gets through
+        what = json.dumps(hit.get("path") or hit.get("text"), ensure_ascii=False)
         sure = "" if hit["probability"] is None else f"  p {hit['probability']:.3f}"
-        click.echo(f"{hit['rank']:3d}  {hit['score']:8.3f}{sure}  cosine {hit['cosine']:.4f}  {hit['id']}  {what}")
+        row = visible(str(hit["id"]), keep="")  # a line a hit
+        echo(f"{hit['rank']:3d}  {hit['score']:8.3f}{sure}  cosine {hit['cosine']:.4f}  {row}  {what}")
 
 
 COMMANDS = (search,)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.images import read_image
+from data_prep.images import files_digest, read_image
 from experiments.results.result import Result
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
@@ -90,13 +92,41 @@ def _short(text: object, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
-def thumbnails(side: int, quality: int) -> Callable[[str], Picture | None]:
+def own_files(data: EmbeddingSet, split: str) -> Callable[[str], Path | None]:
+    """Return a function from an image's path in a set to the file to show, or None for one that it must not show.
+
+    A set that somebody else made may name any file of this machine, and the page is there to be passed on. Shown are
+    the files of a split that `embed` read here: whoever tells their digest, has them. Of other sets, and where a file
+    changed since, only what lies in the set's own folder is shown.
+    """
+    paths = data.images["path"][data.images["split"] == split]
+    digests = data.meta.get("image_files")
+    if isinstance(digests, dict) and digests.get(split) == files_digest(paths):
+        return Path
+    if data.root is None:
+        return lambda path: None
+    folder = data.root.resolve()
+
+    def inside(path: str) -> Path | None:
+        try:
+            file = (folder / path).resolve()
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+            return None
+        return file if file.is_relative_to(folder) else None
+
+    return inside
+
+
+def thumbnails(side: int, quality: int, file_of: Callable[[str], Path | None]) -> Callable[[str], Picture | None]:
     """Return a function from an image's path to its picture, at most `side` wide and high, or None if there is none."""
 
     @functools.cache
     def picture(path: str) -> Picture | None:
+        file = file_of(path)
+        if file is None or not os.path.isfile(file):  # a pipe would be waited for
+            return None
         try:
-            image = read_image(path)
+            image = read_image(file)
         except UserError:  # a page with a gap is worth more than none
             return None
         image.thumbnail((side, side))

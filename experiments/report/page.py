@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.gallery import example, most_moved, thumbnails
+from experiments.report.gallery import example, most_moved, own_files, thumbnails
 from experiments.report.render import render
 from experiments.results.evaluate import evaluate_run
 from experiments.results.result import Result, rows_in
@@ -73,9 +73,9 @@ def write_report(out: Path, name: str, data: EmbeddingSet, facts: dict[str, Any]
         "rose": before - after,
         "stayed_first": int(((before == after) & (before == 1)).sum()),
     }
-    places = most_moved(result)
+    places, file_of = most_moved(result), own_files(data, result.report["split"])
     for side, quality in _SIZES:
-        picture = thumbnails(side, quality)
+        picture = thumbnails(side, quality, file_of)
         gains, losses = ([example(data, result, place, picture) for place in group] for group in places)
         page = render("report.html.j2", **told, gains=gains, losses=losses).encode()
         if len(page) <= LIMIT:

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.results.names import HEADINGS
 from experiments.results.result import row_label, rows_in
+from experiments.results.text import visible
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import replacing
 
@@ -35,9 +36,9 @@ _SHIFTS: tuple[tuple[float, str, str], ...] = (
 )
 
 
-def _plain(label: str) -> str:
+def _plain(label: str, width: int = 36) -> str:
     """Return a label in lines that leave room for the plot, its dollar signs no mathematics."""
-    return textwrap.fill(label, 36).replace("$", r"\$")
+    return textwrap.fill(visible(label, keep=""), width).replace("$", r"\$")
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def plot_reliability(calibration: dict[str, Any], title: str, out: Path) -> None
         axis.set(xlabel="predicted probability", ylabel="share that is relevant", xlim=(0, 1), ylim=(0, 1))
         axis.set_aspect("equal")
         said = f"ECE {calibration['ECE']:.4f}, AP {calibration['AP']:.3f}; beside a point: its pairs"
-        axis.set_title(f"{title}\n{said}", fontsize=9)
+        axis.set_title(f"{_plain(title, 60)}\n{said}", fontsize=9)
 
 
 def plot_comparison(figures: Figures, title: str, out: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.results.names import HEADINGS, run_name
 from experiments.results.result import row_label, rows_in
+from experiments.results.text import markdown, visible
 from experiments.run.procedure import Fitted
 from experiments.run.versions import versions
 from rank_xmodal.data.embedding_set import EmbeddingSet
@@ -20,17 +21,18 @@ def card(
 ) -> str:
     """Return the card as Markdown."""
     scorer = fitted.stack.scorer
+    path = visible(json.dumps(str(out), ensure_ascii=False))  # quoted as Python does, too
     lines = [
         "---",
         "library_name: rank_xmodal",
         "tags: [learning-to-rank, clip, image-text-retrieval]",
         "---",
         "",
-        f"# {run_name(settings, direction)} on {data.name}",
+        f"# {run_name(settings, direction)} on {markdown(data.name)}",
         "",
         f"{scorer.label} ({scorer.paper}). Reorders the top candidates of a first stage, {HEADINGS[direction]}. "
-        f"Fitted on frozen embeddings of {data.meta.get('encoder') or 'an unknown encoder'} "
-        f"({data.meta.get('pretrained') or 'unknown weights'}); embeddings of another model won't do.",
+        f"Fitted on frozen embeddings of {markdown(str(data.meta.get('encoder') or 'an unknown encoder'))} "
+        f"({markdown(str(data.meta.get('pretrained') or 'unknown weights'))}); embeddings of another model won't do.",
         "",
     ]
     if report:
@@ -45,7 +47,7 @@ def card(
         "```python",
         "from rank_xmodal import Reranker",
         "",
-        f'index = Reranker.from_pretrained("{out}").index(embeddings, ids=ids)',
+        f"index = Reranker.from_pretrained({path}).index(embeddings, ids=ids)",
         "hits = index.search(query_embeddings, k=10)",
         "```",
         "",

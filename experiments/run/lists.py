@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -58,8 +59,11 @@ def mined(data: EmbeddingSet, direction: Direction, settings: ListSettings) -> C
     return mine(data, direction, "train", **request(data, direction, settings))
 
 
-def kept_or_mined(say: Callable[[str], None] = print) -> Miner:
-    """Return a miner that reads lists mined before in the same way, and keeps what it mines in the embedding set."""
+def kept_or_mined(out: Path, say: Callable[[str], None] = print) -> Miner:
+    """Return a miner that reads lists mined before in the same way, and keeps what it mines in the embedding set.
+
+    In a set that may not be written to it keeps them in the run's folder `out`.
+    """
 
     def lists_of(data: EmbeddingSet, direction: Direction, settings: ListSettings) -> CandidateLists:
         if data.root is None:  # part of a set, made up for a fold or a second fit
@@ -69,7 +73,8 @@ def kept_or_mined(say: Callable[[str], None] = print) -> Miner:
         own = common.with_name(
             f"{direction}-train-{wanted['protocol']}-{wanted['pool']}-{wanted['negatives']}-s{wanted['seed']}.parquet"
         )
-        for path in (common, own):
+        ours = out / "lists" / own.name
+        for path in (common, own, ours):
             if path.is_file():
                 try:
                     lists = CandidateLists.read(path, data)
@@ -81,7 +86,12 @@ def kept_or_mined(say: Callable[[str], None] = print) -> Miner:
                 if all(lists.info.get(key) == value for key, value in wanted.items()):
                     return lists
         lists = mined(data, direction, settings)
-        lists.write(own)
+        try:
+            lists.write(own)
+        except UserError:
+            if os.access(own.parent if own.parent.exists() else data.root, os.W_OK):
+                raise
+            lists.write(ours)
         return lists
 
     return lists_of

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -158,6 +159,7 @@ def fit(
     mine: Miner = mined,
     say: Callable[[str], None] = lambda line: None,
     watch: Watch | None = None,
+    keep: Path | None = None,
 ) -> Fitted:
     """Fit a scorer; see the module.
 
@@ -173,6 +175,8 @@ def fit(
         Where the lists of both splits come from.
     say : callable
     watch : Watch or None
+    keep : Path or None
+        A folder for the states of both fits: a procedure that was interrupted goes on from there.
 
     Raises
     ------
@@ -186,7 +190,7 @@ def fit(
         say(f"  scores fitted on {len(prepared.parts)} inner folds, then on all of train")
     stack = fit_stack(
         scorer, data, direction, base=base_of(settings), parts=prepared.parts, validation=validation,
-        seed=settings.seed, device=device, watch=watch,
+        seed=settings.seed, device=device, watch=replace(watch, checkpoint=keep and keep / "fit.safetensors"),
     )  # fmt: skip
     calibration = None
     if settings.calibrate and validation is not None:
@@ -202,7 +206,9 @@ def fit(
         stack = fit_stack(
             second, whole, direction, base=stack.base.refitting(),
             parts=_parts(whole, direction, settings, second, stack.base, None, mine),
-            seed=settings.seed, device=device, watch=Watch(on_step=watch.on_step, last_epoch=scorer.best_epoch),
+            seed=settings.seed, device=device, watch=Watch(
+                on_step=watch.on_step, last_epoch=scorer.best_epoch, checkpoint=keep and keep / "refit.safetensors"
+            ),
         )  # fmt: skip
         trained_on = ("train", "val")
     return Fitted(stack, trained_on, scorer.history, scorer.best_epoch, calibration)

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from experiments.results.text import visible
+
 Say = Callable[[str], None]
 OnStep = Callable[[int, int, int], None]
 
@@ -26,4 +28,4 @@ def step_bar(say: Say) -> Iterator[tuple[Say, OnStep]]:
         def on_step(epoch: int, step: int, steps: int) -> None:
             bar.update(task, description=f"epoch {epoch}", completed=step, total=steps)
 
-        yield lambda line: bar.console.print(line, markup=False, highlight=False), on_step
+        yield lambda line: bar.console.print(visible(line), markup=False, highlight=False, emoji=False), on_step

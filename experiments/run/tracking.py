@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.results.text import visible
+from experiments.run.store import artifacts_uri, open_store
 from rank_xmodal.errors import UserError
 
+_TRAINING = "training"  # the tag by which a training that was interrupted finds its run again
 _LONGEST = 500  # characters of a parameter; a longer one aborts an MLflow run, and the settings artifact holds it whole
-
-
-def store_uri(folder: Path) -> str:
-    """Return the URI of the SQLite store inside `folder`."""
-    return f"sqlite:///{(folder / 'mlflow.db').resolve()}"
 
 
 def metric_key(name: str) -> str:
     """Return a metric's name as MLflow allows it: "R@1" -> "R1"."""
     return name.replace("@", "")
+
+
+def _clean(name: object) -> str:
+    return visible(str(name), keep="")
 
 
 class Tracker:
@@ -34,19 +35,29 @@ class Tracker:
         Where the store and the artifacts live; None tracks nothing.
     say : callable
         Told, once, why tracking failed.
+
+    Attributes
+    ----------
+    run_id : str or None
+    failed : str
+        Why the run isn't tracked to its end; "" where it is, or was not to be.
     """
 
     def __init__(self, folder: Path | None, say: Callable[[str], None] = print) -> None:
         self.folder, self.say = folder, say
         self.run_id: str | None = None
+        self.failed = ""
         self._client: Any = None
+        self._known: dict[str, float] = {}  # metrics of a run that was taken up again
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever MLflow, SQLite or the disk throws: the training matters more
-            self.say(f"MLflow tracking stopped ({type(error).__name__}: {error}); the training goes on without it.")
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self.failed = f"{kind}{error}"
+            self.say(f"MLflow tracking stopped ({self.failed}); the training goes on without it.")
             self._client = None
 
     def start(
@@ -56,81 +67,73 @@ class Tracker:
         params: dict[str, Any],
         tags: dict[str, str],
         dataset: tuple[str, str] | None = None,
-        run_id: str | None = None,
+        training: str | None = None,
         parent: str | None = None,
     ) -> None:
-        """Open a run, or go on with `run_id` where the store still has it.
+        """Open a run, or take up the one of this `training` where the store has it.
 
-        `dataset` is a data set's name and digest, shown in the column Dataset; `parent` the run that this one is
-        nested under.
+        `dataset` is a data set's name and digest, shown in the column Dataset; `training` is what no other training is
+        called; `parent` the run that this one is nested under.
         """
         if self.folder is None:
             return
         with self._guarded():
-            # MLflow's own chatter: migrations, a git warning, anonymous usage reports.
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-            from mlflow import MlflowClient
-            from mlflow.entities import Dataset, DatasetInput, Param, RunTag
+            client = open_store(self.folder, make=True)
+            from mlflow.entities import Dataset, DatasetInput, Param
 
-            for noisy in ("mlflow", "alembic"):
-                logging.getLogger(noisy).setLevel(logging.WARNING)
-
-            self.folder.mkdir(parents=True, exist_ok=True)
-            client = MlflowClient(tracking_uri=store_uri(self.folder))
-            found = client.get_experiment_by_name(experiment)
-            artifacts = (self.folder / "artifacts").resolve().as_uri()
-            # The kind makes the UI open on the table of runs and metrics.
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            number = found.experiment_id if found else client.create_experiment(experiment, artifacts, kind)
-            if run_id is not None:
-                with contextlib.suppress(Exception):  # a store that was deleted meanwhile: open a new run
-                    client.update_run(run_id, status="RUNNING")
-                    self.run_id, self._client = run_id, client
-                    return
-            run = client.create_run(number, run_name=name)
+            experiment, name = _clean(experiment), _clean(name)
+            number = _experiment(client, experiment, artifacts_uri(self.folder))
+            run = None
+            if training is not None:
+                tags = {**tags, _TRAINING: training}
+                run = next(iter(client.search_runs([number], f"tags.{_TRAINING} = '{training}'")), None)
             if parent is not None:
                 tags = {**tags, "mlflow.parentRunId": parent}
-            flat = [Param(key, str(value)[:_LONGEST]) for key, value in params.items()]
-            client.log_batch(run.info.run_id, params=flat, tags=[RunTag(k, str(v)) for k, v in tags.items()])
-            if dataset is not None:
-                entity = Dataset(dataset[0], dataset[1][:36], "local", json.dumps({"fingerprint": dataset[1]}))
+            if run is None:
+                run = client.create_run(number, tags={k: _clean(v) for k, v in tags.items()}, run_name=name)
+            else:
+                client.update_run(run.info.run_id, status="RUNNING")
+                self._known = dict(run.data.metrics)
+            # Said again to a run that was taken up: its training may have been killed right here.
+            flat = [Param(key, _clean(value)[:_LONGEST]) for key, value in params.items()]
+            client.log_batch(run.info.run_id, params=flat)
+            if dataset is not None and not (run.inputs and run.inputs.dataset_inputs):
+                entity = Dataset(_clean(dataset[0]), dataset[1][:36], "local", json.dumps({"fingerprint": dataset[1]}))
                 client.log_inputs(run.info.run_id, [DatasetInput(entity, [])])
             self.run_id, self._client = run.info.run_id, client
 
     def epoch(self, figures: dict[str, float]) -> None:
         """Log one epoch: loss, lr and seconds under train/, what begins with val_ under val/."""
+        self._log((key, value, int(figures["epoch"])) for key, value in _named(figures).items())
+
+    def _log(self, figures: Iterable[tuple[str, float, int]]) -> None:
         if self._client is None:
             return
-        step = int(figures["epoch"])
-        named = {}
-        for key, value in figures.items():
-            if key.startswith("val_"):
-                named[f"val/{metric_key(key[4:])}"] = value
-            elif key != "epoch":
-                named[f"train/{key}"] = value
-        self._metrics(named, step)
-
-    def _metrics(self, named: dict[str, float], step: int) -> None:
-        import time
-
         with self._guarded():
             from mlflow.entities import Metric
 
             now = int(time.time() * 1000)
-            self._client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in named.items()])
+            metrics = [Metric(key, float(value), now, step) for key, value, step in figures]
+            for start in range(0, len(metrics), 1_000):  # as many as MLflow takes at a time
+                self._client.log_batch(self.run_id, metrics=metrics[start : start + 1_000])
 
     def finish(
         self,
         metrics: dict[str, float] | None = None,
         artifacts: list[Path] | None = None,
         status: str = "FINISHED",
+        history: list[dict[str, float]] | None = None,
     ) -> None:
-        """Log final metrics and files, and close the run as FINISHED, FAILED or KILLED."""
+        """Log final metrics and files, and close the run as FINISHED, FAILED or KILLED.
+
+        `history` are all epochs: those that a run taken up again lacks are logged now.
+        """
         if self._client is None:
             return
-        if metrics:
-            self._metrics(metrics, step=0)
+        if history and self._known:
+            with self._guarded():
+                self._log(self._lacking(history))
+        self._log((key, value, 0) for key, value in (metrics or {}).items() if self._known.get(key) != value)
         for path in artifacts or []:
             if self._client is not None:
                 with self._guarded():
@@ -139,6 +142,46 @@ class Tracker:
             with self._guarded():
                 self._client.set_terminated(self.run_id, status)
 
+    def _lacking(self, history: list[dict[str, float]]) -> list[tuple[str, float, int]]:
+        keys = {key for figures in history for key in _named(figures)}
+        steps = {key: {m.step for m in self._client.get_metric_history(self.run_id, key)} for key in keys}
+        named = ((key, value, int(figures["epoch"])) for figures in history for key, value in _named(figures).items())
+        return [(key, value, step) for key, value, step in named if step not in steps[key]]
+
+
+def _named(figures: dict[str, float]) -> dict[str, float]:
+    """Return an epoch's figures as MLflow names them."""
+    return {
+        f"val/{metric_key(key[4:])}" if key.startswith("val_") else f"train/{key}": value
+        for key, value in figures.items()
+        if key != "epoch"
+    }
+
+
+def _experiment(client: Any, name: str, artifacts: str) -> str:
+    """Return the id of an experiment, made now if need be."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # The kind makes the UI open on the table of runs and metrics.
+        with contextlib.suppress(MlflowException):  # another process has made it meanwhile
+            return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
+        found = client.get_experiment_by_name(name)
+    return str(found.experiment_id)
+
+
+def give_up(folder: Path | None, experiment: str, training: str) -> None:
+    """Close the run of a training that was interrupted and that nobody will go on with, as KILLED."""
+    if folder is None or not (folder / "mlflow.db").is_file():
+        return
+    with contextlib.suppress(Exception):  # it is no work of the training that begins now
+        client = open_store(folder)
+        found = client.get_experiment_by_name(_clean(experiment))
+        for run in client.search_runs([found.experiment_id], f"tags.{_TRAINING} = '{training}'"):
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, "KILLED")
+
 
 def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:
     """Return an experiment's finished runs: dicts of run_id, name, tags, params, metrics, artifacts (its folder).
@@ -146,15 +189,9 @@ def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:
     Raises
     ------
     UserError
-        If the store or the experiment doesn't exist.
+        If the store or the experiment doesn't exist, or the store is not whole.
     """
-    if not (folder / "mlflow.db").is_file():
-        raise UserError(
-            f"{folder}: holds no MLflow store (mlflow.db). Train something first, or name the right folder."
-        )
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=store_uri(folder))
+    client = open_store(folder)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         known = ", ".join(repr(e.name) for e in client.search_experiments() if e.name != "Default") or "none"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import functools
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from experiments.run import procedure
 from experiments.run.card import card
 from experiments.run.lists import kept_or_mined
 from experiments.run.procedure import Fitted, Plan
-from experiments.run.tracking import Tracker, metric_key
+from experiments.run.tracking import Tracker, give_up, metric_key
+from experiments.run.unfinished import Unfinished, held
 from experiments.run.versions import code_version, versions
 from rank_xmodal import losses
 from rank_xmodal.data.candidate_lists import CandidateLists
@@ -29,8 +31,12 @@ from rank_xmodal.evaluation.judging import RANKER, SHOWN
 from rank_xmodal.files import read_json, replacing, sha256, write_json
 from rank_xmodal.retrieval.gallery import CLIP, has_split, rank_gallery
 from rank_xmodal.scorers import ScorerSettings
-from rank_xmodal.scorers.folder import FILES, read_facts, save
+from rank_xmodal.scorers.facts import read_facts
+from rank_xmodal.scorers.folder import FILES, save
 from rank_xmodal.training.watch import Watch
+
+OF_TEST = ("test.json", "test.parquet", "report.html")
+"""Files of a run that was tested, beside those of its ranker."""
 
 
 def run_training(
@@ -44,70 +50,81 @@ def run_training(
     overwrite: bool = False,
     say: Callable[[str], None] = print,
     on_step: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
+    untracked: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train a ranker into the folder `out` and return its report on the test split (empty where there is none).
+
+    Interrupted, wherever that was, the same call goes on, ends as it would have, and takes up the same MLflow run.
+    `untracked` is told at the very end why MLflow hasn't all of it; `say` if not given.
 
     Raises
     ------
     UserError
-        If `out` holds another ranker and `overwrite` is false, or as mining and training.
+        If `out` holds another ranker and `overwrite` is false, another process trains into it, or as mining and
+        training.
     """
+    untracked = untracked or say
+    out = Path(os.path.realpath(out))  # into what a link names; the link stays
     identity = {
         "settings": settings.model_dump(mode="json"),
         "direction": direction,
         "fingerprint": data.fingerprint,
         "lists_given": sha256(lists.query, lists.candidates, lists.labels) if lists else None,
     }
-    found = _finished(out, identity, overwrite, say)
-    if found is not None:
-        return found
-    _drop_foreign_checkpoint(out, identity, overwrite)
-    prepared = procedure.plan(data, direction, settings, lists=lists, mine=kept_or_mined(say))
-    say(f"{run_name(settings, direction)}: {_what_from(prepared)}")
-
-    tracker = Tracker(tracking, say)
-    run_file = out / "checkpoint.run"  # the MLflow run of an unfinished training, to go on with
-    known = run_file.read_text().strip() if run_file.is_file() and (out / "checkpoint").is_dir() else None
-    tracker.start(
-        experiment=data.name,
-        name=run_name(settings, direction),
-        params=_params(data, direction, settings, prepared),
-        tags=_tags(data, direction, settings),
-        dataset=(data.name, data.fingerprint),
-        run_id=known,
-    )
-    if tracker.run_id:
-        out.mkdir(parents=True, exist_ok=True)
-        run_file.write_text(tracker.run_id)
-
-    def on_epoch(figures: dict[str, float]) -> None:
-        tracker.epoch(figures)
-        parts = [f"epoch {int(figures['epoch']):3d}"]
-        parts += [f"{key} {figures[key]:.4f}" for key in ("loss",) if key in figures]
-        parts += [f"val {k} {100 * figures[f'val_{k}']:.2f}" for k in ("R@1", "MRR") if f"val_{k}" in figures]
-        say("  " + "  ".join(parts))
-
-    try:
-        fitted = procedure.fit(
-            data, direction, settings, prepared, refit=lists is None, say=say,
-            watch=Watch(on_epoch=on_epoch, on_step=on_step, checkpoint=out / "checkpoint"),
-        )  # fmt: skip
-        report = _finish(data, direction, settings, out, fitted, identity, prepared, tracker)
-    except KeyboardInterrupt:
-        tracker.finish(status="KILLED")
-        raise
-    except BaseException:
-        tracker.finish(status="FAILED")
-        raise
-    run_file.unlink(missing_ok=True)
+    with held(out):
+        work = Unfinished(out, identity)
+        found = _finished(out, identity, work, overwrite, say)
+        if found is not None:
+            return found
+        work.check(overwrite)
+        prepared = procedure.plan(data, direction, settings, lists=lists, mine=kept_or_mined(out, say))
+        say(f"{run_name(settings, direction)}: {_what_from(prepared)}")
+        dropped = work.begin(data.name)
+        if dropped is not None:
+            give_up(tracking, *dropped)
+        if work.resumed:
+            say("  going on with the training that was interrupted")
+        tracker = Tracker(tracking, say)
+        tracker.start(
+            experiment=data.name,
+            name=run_name(settings, direction),
+            params=_params(data, direction, settings, prepared),
+            tags=_tags(data, direction, settings),
+            dataset=(data.name, data.fingerprint),
+            training=work.name,
+        )
+        watch = Watch(on_epoch=functools.partial(_on_epoch, tracker, say), on_step=on_step)
+        try:
+            fitted = procedure.fit(
+                data, direction, settings, prepared, refit=lists is None, mine=kept_or_mined(out, say), say=say,
+                watch=watch, keep=work.folder,
+            )  # fmt: skip
+            report = _finish(data, direction, settings, fitted, identity, prepared, tracker, work)
+        except KeyboardInterrupt:
+            tracker.finish(status="KILLED")
+            raise
+        except BaseException:
+            tracker.finish(status="FAILED")
+            raise
+        work.remove()
+    if tracker.failed:
+        untracked(f"{out}: not tracked in MLflow ({tracker.failed})")
     return report
 
 
+def _on_epoch(tracker: Tracker, say: Callable[[str], None], figures: dict[str, float]) -> None:
+    tracker.epoch(figures)
+    parts = [f"epoch {int(figures['epoch']):3d}"]
+    parts += [f"{key} {figures[key]:.4f}" for key in ("loss",) if key in figures]
+    parts += [f"val {k} {100 * figures[f'val_{k}']:.2f}" for k in ("R@1", "MRR") if f"val_{k}" in figures]
+    say("  " + "  ".join(parts))
+
+
 def _finished(
-    out: Path, identity: dict[str, Any], overwrite: bool, say: Callable[[str], None]
+    out: Path, identity: dict[str, Any], work: Unfinished, overwrite: bool, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Return the report of the same training where `out` holds it already."""
-    if not (out / "config.json").is_file():
+    """Return the report of the same training where `out` holds it already, and whole."""
+    if work.is_ours() or not (out / "config.json").is_file():
         return None
     try:
         facts = read_facts(out)
@@ -116,6 +133,11 @@ def _finished(
             return None
         raise
     if all(facts.get(key) == value for key, value in identity.items()):
+        wanted = [*FILES, *(OF_TEST if facts.get("test") else ())]
+        missing = [name for name in wanted if not (out / name).is_file()]
+        if missing:
+            say(f"{out}: trained, but {', '.join(missing)} is missing; training it again.")
+            return None
         say(f"{out}: already trained with these settings on this data; reading its report.")
         return facts.get("test") or {}
     if not overwrite:
@@ -124,14 +146,6 @@ def _finished(
             "Choose another --out, or replace it with --overwrite."
         )
     return None
-
-
-def _drop_foreign_checkpoint(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
-    unfinished = out / "checkpoint" / "state.json"
-    if overwrite and unfinished.is_file():
-        facts = read_json(unfinished)
-        if any(facts[key] != value for key, value in identity.items() if key in facts):
-            shutil.rmtree(unfinished.parent)  # of another training; one's own goes on
 
 
 def _what_from(prepared: Plan) -> str:
@@ -151,17 +165,18 @@ def _finish(
     data: EmbeddingSet,
     direction: Direction,
     settings: ScorerSettings,
-    out: Path,
     fitted: Fitted,
     identity: dict[str, Any],
     prepared: Plan,
     tracker: Tracker,
+    work: Unfinished,
 ) -> dict[str, Any]:
-    result = None
+    """Judge, write the run's files, and close its MLflow run."""
+    staged, result = work.stage(), None
     if has_split(data, direction, "test"):
         gallery = rank_gallery(data, direction, "test")
         result = Result.of(fitted.stack, data, gallery, pick_device(settings.device), fitted.calibration)
-        with replacing(out / "test.parquet") as part:
+        with replacing(staged / "test.parquet") as part:
             result.table().to_parquet(part, index=False)
     report = result.report if result else {}
     facts = {
@@ -177,12 +192,13 @@ def _finish(
         "mlflow_run": tracker.run_id,
         "test": report,
     }
-    save(out, fitted.stack, facts, card(data, direction, settings, fitted, report, out))
+    save(staged, fitted.stack, facts, card(data, direction, settings, fitted, report, work.out))
     if result is not None:
-        write_json(out / "test.json", report)
-        write_report(out / "report.html", out.resolve().name, data, read_json(out / "config.json"), result)
+        write_json(staged / "test.json", report)
+        write_report(staged / "report.html", work.out.name, data, read_json(staged / "config.json"), result)
+    work.publish(staged, (*FILES, *OF_TEST))
     if tracker.run_id is not None:  # else nobody to log the pictures for, and drawing takes most of a second
-        _log(tracker, data, direction, settings, out, fitted, report)
+        _log(tracker, data, direction, settings, work.out, fitted, report)
     return report
 
 
@@ -205,9 +221,8 @@ def _log(
             plot_reliability(report["calibration"], title, pictures[-1])
         dumped = Path(folder) / "settings.yaml"
         dumped.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-        files = [*FILES, "test.json", "test.parquet", "report.html"]
-        artifacts = [out / name for name in files if (out / name).is_file()]
-        tracker.finish(_final(report), [*artifacts, *pictures, dumped])
+        artifacts = [out / name for name in (*FILES, *OF_TEST) if (out / name).is_file()]
+        tracker.finish(_final(report), [*artifacts, *pictures, dumped], history=fitted.history)
 
 
 def _final(report: dict[str, Any]) -> dict[str, float]:

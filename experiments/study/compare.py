@@ -17,7 +17,7 @@ from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
 from rank_xmodal.files import read_parquet, read_table
 from rank_xmodal.retrieval.gallery import CLIP
 from rank_xmodal.scorers import parse
-from rank_xmodal.scorers.folder import read_facts
+from rank_xmodal.scorers.facts import read_facts
 
 _STAGE = ("split", "first_stage", "candidates", "gallery", "queries")
 _CALLED = {"candidates": "depth of CLIP's list", "queries": "number of queries", "first_stage": "first stage"}

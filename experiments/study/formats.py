@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import rich.table
-from rich.markup import escape
 
+from experiments.results.text import markdown as quoted
+from experiments.results.text import visible
 from experiments.study.table import SUMMED, Against, Line, Table
 from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
 
@@ -47,16 +48,13 @@ def _blocks(table: Table) -> Iterator[tuple[str, str, list[str], list[list[str]]
 
 
 def terminal(table: Table) -> Iterator[rich.table.Table]:
-    """Yield a table for each protocol and direction."""
+    """Yield a table for each protocol and direction; print it where [...] in a name is no markup."""
     for heading, caption, columns, rows in _blocks(table):
-        # Rich would take [...] in a name for markup and swallow it.
-        shown = rich.table.Table(title=escape(heading), caption=escape(caption))
+        shown = rich.table.Table(title=heading, caption=caption)
         for column in columns:
-            shown.add_column(
-                escape(column), justify="right" if column else "left", no_wrap=bool(column), overflow="fold"
-            )
+            shown.add_column(column, justify="right" if column else "left", no_wrap=bool(column), overflow="fold")
         for row in rows:
-            shown.add_row(*map(escape, row))
+            shown.add_row(*row)
         yield shown
 
 
@@ -86,14 +84,10 @@ def markdown(table: Table) -> str:
     """Return tables under their headings and above their captions."""
     parts = []
     for heading, caption, columns, rows in _blocks(table):
-        page = [f"**{_markdown(heading)}**", "", f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
-        page += [f"| {' | '.join(map(_markdown, row))} |" for row in rows]
-        parts.append("\n".join([*page, "", _markdown(caption), ""]))
+        page = [f"**{quoted(heading)}**", "", f"| {' | '.join(map(quoted, columns))} |"]
+        page += ["|---|" + "---:|" * (len(columns) - 1), *(f"| {' | '.join(map(quoted, row))} |" for row in rows)]
+        parts.append("\n".join([*page, "", quoted(caption), ""]))
     return "\n".join(parts)
-
-
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", " ".join(text.split()))
 
 
 def latex(table: Table) -> str:
@@ -123,7 +117,7 @@ def _best(column: str, texts: Sequence[str]) -> list[str]:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(_LATEX.get(sign, sign) for sign in visible(" ".join(text.split())))
 
 
 TEXTS = {"csv": csv, "markdown": markdown, "latex": latex}

@@ -3,7 +3,7 @@
 from rank_xmodal.files.digest import sha256, sha256_of_file
 from rank_xmodal.files.locking import locked
 from rank_xmodal.files.reading import open_npy, read_json, read_parquet, read_table, read_yaml, yaml_value
-from rank_xmodal.files.writing import recover, replacing, telling, write_json, write_text
+from rank_xmodal.files.writing import recover, remove, replacing, telling, write_json, write_text
 
 __all__ = [
     "locked",
@@ -13,6 +13,7 @@ __all__ = [
     "read_table",
     "read_yaml",
     "recover",
+    "remove",
     "replacing",
     "sha256",
     "sha256_of_file",

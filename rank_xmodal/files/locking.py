@@ -17,7 +17,7 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
+def locked(folder: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process until the block ends, or the process does.
 
     The folder itself is locked: there is no lock file that could be left behind. File systems that can't lock folders
@@ -26,7 +26,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     Raises
     ------
     UserError
-        If another process holds it; `doing` says in the message what it is at.
+        If another process holds it, unless one is to `wait` for it; `doing` says in the message what it is at.
     """
     if fcntl is None:
         yield
@@ -34,7 +34,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise UserError(

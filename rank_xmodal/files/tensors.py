@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rank_xmodal.errors import UserError
+from rank_xmodal.files.digest import sha256
 from rank_xmodal.files.reading import unreadable
 from rank_xmodal.files.writing import replacing
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of tensors and their names, in whatever order they come."""
+    parts: list[bytes | np.ndarray] = []
+    for name, value in sorted(tensors.items()):
+        exact = value.detach().cpu().contiguous()
+        parts += [f"{name} {tuple(exact.shape)} {exact.dtype}".encode(), exact.reshape(-1).view(torch.uint8).numpy()]
+    return sha256(*parts)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], told: dict[str, str] | None = None) -> None:

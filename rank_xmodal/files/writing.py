@@ -127,6 +127,14 @@ def _swap(part: Path, path: Path) -> None:
     os.rename(old, part)
 
 
+def remove(path: Path) -> None:
+    """Delete a folder that nobody shall meet half deleted; where there is none, nothing happens."""
+    if path.exists():
+        gone = _beside(path, "part")
+        os.rename(path, gone)
+        _remove(gone)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

@@ -11,6 +11,7 @@ import torch
 
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+from rank_xmodal.files import sha256
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.retrieval.query_bank import Neighbours, leave_out, query_groups
@@ -111,6 +112,11 @@ class ListTensors:
 
     def __len__(self) -> int:
         return len(self.query_row)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over queries, candidates and labels: tells these lists from others."""
+        return sha256(*(value.cpu().numpy() for value in (self.query_row, self.rows, self.labels)))
 
     def first(self, count: int) -> ListTensors:
         """Return the first lists alone, on the same tables."""

@@ -20,7 +20,7 @@ def gains(labels: Tensor) -> Tensor:
 def discounts(length: int, k: int | None, like: Tensor) -> Tensor:
     """1 / log2(1 + rank) for rank 1 to `length`, 0 below rank k. Returns (L,) in the dtype and device of `like`."""
     ranks = torch.arange(1, length + 1, dtype=like.dtype, device=like.device)
-    return torch.where(ranks <= (k or length), torch.log2(1 + ranks).reciprocal(), 0.0)
+    return torch.where(ranks <= min(k or length, length), torch.log2(1 + ranks).reciprocal(), 0.0)
 
 
 def ideal_dcg(gain: Tensor, discount: Tensor) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from rank_xmodal.losses._input import check_lists
 
 Reduction = Literal["mean", "none"]
 
@@ -17,7 +20,7 @@ def prepare(scores: Tensor, labels: Tensor, reduction: str, *, padding: float = 
     Parameters
     ----------
     scores : Tensor (B, L)
-        Floating point.
+        Floating point, no NaN but at padding.
     labels : Tensor (B, L)
         Any dtype, finite; -1 (any negative number) marks padding.
     reduction : {"mean", "none"}
@@ -37,40 +40,30 @@ def prepare(scores: Tensor, labels: Tensor, reduction: str, *, padding: float = 
     Raises
     ------
     ValueError
-        A wrong shape or dtype, no items, a label that can't be one or an unknown reduction.
+        No tensors, a wrong shape or dtype, no items, a label that can't be one, NaN or an unknown reduction.
     """
     if reduction not in ("mean", "none"):
         raise ValueError(f"reduction is {reduction!r}: pass 'mean' (over informative lists) or 'none' (one per list)")
-    if scores.dim() != 2 or scores.shape[1] == 0:
-        raise ValueError(f"scores has shape {tuple(scores.shape)}: pass (lists, items per list) with at least one item")
-    if labels.shape != scores.shape:
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)}, scores {tuple(scores.shape)}: pass one label per score, "
-            "-1 where a list is padded"
-        )
-    if not scores.is_floating_point():
-        raise ValueError(f"scores has dtype {scores.dtype}: pass floating point scores, e.g. scores.float()")
-    _check_labels(labels)
+    check_lists(scores, labels)
     dtype = torch.promote_types(scores.dtype, torch.float32)
     valid = labels >= 0
-    return (
-        torch.where(valid, scores.to(dtype), padding),
-        torch.where(valid, labels.to(dtype), -1.0),
-        valid,
-    )
+    scores = torch.where(valid, scores.to(dtype), padding)
+    _check_scores(scores)
+    return scores, torch.where(valid, labels.to(dtype), -1.0), valid
 
 
-def _check_labels(labels: Tensor) -> None:
-    """Raise ValueError for labels that would be taken for something else; signed integers, as in lists, can't be wrong.
+def _check_scores(scores: Tensor) -> None:
+    """Raise ValueError for NaN among masked scores (B, L); an infinite score is only a very high or low one.
 
-    The check waits for the device, so only the dtypes that need it pay for it.
+    In a list that teaches nothing a NaN would otherwise vanish with the list. On an accelerator a training is not kept
+    waiting for the check: there the loss becomes NaN, or the gradient where the list teaches nothing.
     """
-    if labels.is_floating_point() and not bool((labels < torch.inf).all()):
-        raise ValueError("labels holds NaN or infinity: pass grades of at least 0, and -1 where a list is padded")
-    if labels.dtype == torch.uint8 and bool((labels == 255).any()):
-        raise ValueError(
-            "labels holds 255 in uint8, which is what becomes of -1, the padding: pass a signed dtype, e.g. int8"
-        )
+    if scores.requires_grad and scores.device.type != "cpu":
+        return
+    # The sum is the cheapest thing that NaN shows up in; infinities of both signs give one, too.
+    if math.isnan(scores.detach().sum().item()) and bool((broken := scores.isnan()).any()):
+        first = int(broken.any(dim=1).nonzero()[0])
+        raise ValueError(f"scores has NaN in {int(broken.sum())} places, first in list {first}: pass numbers")
 
 
 def above_lowest(labels: Tensor, valid: Tensor) -> Tensor:
@@ -95,7 +88,7 @@ def reduce(per_list: Tensor, informative: Tensor, reduction: str) -> Tensor:
 
 def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}: pass a finite number above 0, e.g. 1.0")
 
 

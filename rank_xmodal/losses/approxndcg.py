@@ -38,7 +38,7 @@ def approxndcg(scores: Tensor, labels: Tensor, *, alpha: float = 1.0, reduction:
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label, alpha or reduction.
+        A wrong shape, dtype, score, label, alpha or reduction.
 
     References
     ----------

@@ -35,7 +35,7 @@ def bce(scores: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Ten
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label or reduction.
+        A wrong shape, dtype, score, label or reduction.
 
     References
     ----------

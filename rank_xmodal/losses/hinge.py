@@ -35,7 +35,7 @@ def hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0, reduction: Red
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label, margin or reduction.
+        A wrong shape, dtype, score, label, margin or reduction.
 
     References
     ----------

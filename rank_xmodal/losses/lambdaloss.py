@@ -67,7 +67,7 @@ def lambdaloss(
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label, weighting, mu, sigma, k or reduction.
+        A wrong shape, dtype, score, label, weighting, mu, sigma, k or reduction.
 
     References
     ----------
@@ -104,7 +104,8 @@ def lambdaloss(
         steps = torch.cat([discount.new_zeros(1), discount[:-1] - discount[1:]])
         weight = steps[(rank_of_preferred[:, :, None] - rank[:, None, :]).abs()]
     if k is not None:
-        weight = weight * ((rank_of_preferred < k)[:, :, None] | (rank < k)[:, None, :])
+        top = min(k, length)
+        weight = weight * ((rank_of_preferred < top)[:, :, None] | (rank < top)[:, None, :])
     if weighting == "ndcg2++":
         weight = mu * weight + distance(truncated[rank], pairs.preferred)
     if weighting != "ndcg1":

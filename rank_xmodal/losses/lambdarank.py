@@ -46,7 +46,7 @@ def lambdarank(
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label, sigma, k or reduction.
+        A wrong shape, dtype, score, label, sigma, k or reduction.
 
     References
     ----------

@@ -41,7 +41,7 @@ def listmle(scores: Tensor, labels: Tensor, *, reduction: Reduction = "mean") ->
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label or reduction.
+        A wrong shape, dtype, score, label or reduction.
 
     References
     ----------

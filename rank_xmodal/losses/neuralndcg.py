@@ -13,6 +13,8 @@ from rank_xmodal.losses._dcg import discounts, gains, ideal_dcg
 from rank_xmodal.losses._lists import Reduction, check_count, check_positive, prepare, reduce
 from rank_xmodal.losses._sinkhorn import sinkhorn_sort
 
+_MOST_ITERATIONS = 10_000  # all are kept for the gradient: of 64 lists of 51 these are half a gigabyte
+
 
 def neuralndcg(
     scores: Tensor,
@@ -43,7 +45,7 @@ def neuralndcg(
     k : int | None
         Truncation of NDCG, None for the whole list.
     iterations : int
-        Sinkhorn steps, each a column and a row normalisation.
+        Sinkhorn steps, each a column and a row normalisation; at most 10,000.
     reduction : {"mean", "none"}
         "mean" over the lists with a relevant item, or "none" for (B,) with 0 for the other lists.
 
@@ -55,7 +57,7 @@ def neuralndcg(
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label, temperature, k, iterations or reduction.
+        A wrong shape, dtype, score, label, temperature, k, iterations or reduction.
 
     References
     ----------
@@ -75,6 +77,8 @@ def neuralndcg(
     if iterations is None:
         raise ValueError("iterations is None: pass an integer of at least 1, e.g. 50")
     check_count("iterations", iterations)
+    if iterations > _MOST_ITERATIONS:
+        raise ValueError(f"iterations is {iterations}: pass at most {_MOST_ITERATIONS:,}, e.g. 50")
     scores, labels, valid = prepare(scores, labels, reduction)
     gain = gains(labels)
     discount = discounts(scores.shape[1], k, like=scores)

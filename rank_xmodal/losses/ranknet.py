@@ -34,7 +34,7 @@ def ranknet(scores: Tensor, labels: Tensor, *, sigma: float = 1.0, reduction: Re
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label, sigma or reduction.
+        A wrong shape, dtype, score, label, sigma or reduction.
 
     References
     ----------

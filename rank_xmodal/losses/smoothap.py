@@ -38,7 +38,7 @@ def smoothap(scores: Tensor, labels: Tensor, *, temperature: float = 1.0, reduct
     Raises
     ------
     ValueError
-        A wrong shape, dtype, label, temperature or reduction.
+        A wrong shape, dtype, score, label, temperature or reduction.
 
     References
     ----------

@@ -87,13 +87,13 @@ def get(name: str) -> Metric:
     UserError
         An unknown name; names the nearest known one.
     """
-    match = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]*))?", name.strip().lower())
+    match = re.fullmatch(r"([a-z_]+)(?:@([1-9][0-9]*))?", str(name).strip().lower())
     kind, k = match.groups() if match else (None, None)
     if kind in _WHOLE and k is None:
         return functools.partial(_call, _WHOLE[kind], {})
     if kind in _AT_K and k is not None:
         return functools.partial(_call, _AT_K[kind], {"k": int(k)})
-    raise UserError(f"unknown metric {name!r}.{_nearest(name)} Metrics: {', '.join(_FORMS)}, with k = 1, 2, ...")
+    raise UserError(f"unknown metric {name!r}.{_nearest(str(name))} Metrics: {', '.join(_FORMS)}, with k = 1, 2, ...")
 
 
 def compute(name: str, scores: Tensor, labels: Tensor, n_relevant: Tensor | None = None) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rank_xmodal.losses._input import check_lists
+
 
 @torch.no_grad()
 def ranked_labels(scores: Tensor, labels: Tensor) -> Tensor:
@@ -28,15 +30,9 @@ def ranked_labels(scores: Tensor, labels: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        A wrong shape, or a NaN among the scores.
+        No tensors, a wrong shape or dtype, a label that can't be one, or a NaN among the scores.
     """
-    if scores.dim() != 2 or scores.shape[1] == 0:
-        raise ValueError(f"scores has shape {tuple(scores.shape)}: pass (queries, items per list), at least one item")
-    if labels.shape != scores.shape:
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)}, scores {tuple(scores.shape)}: pass one label per score, "
-            "-1 where a list is padded"
-        )
+    check_lists(scores, labels)
     valid = labels >= 0
     broken = scores.isnan() & valid
     if broken.any():
@@ -62,19 +58,22 @@ def count_relevant(ranked: Tensor, n_relevant: Tensor | None) -> Tensor:
     Raises
     ------
     ValueError
-        `n_relevant` has another shape, or is below the number of relevant items that the list holds.
+        `n_relevant` is no tensor, has another shape, is not finite, or is below the number of relevant items that the
+        list holds.
     """
     listed = (ranked > 0).sum(dim=1).double()
     if n_relevant is None:
         return listed
+    if not isinstance(n_relevant, Tensor):
+        raise ValueError(f"n_relevant is of type {type(n_relevant).__name__}: pass a torch tensor of counts, or None")
     if n_relevant.shape != listed.shape:
         raise ValueError(f"n_relevant has shape {tuple(n_relevant.shape)}: pass one count per query, {len(listed)}")
     total = n_relevant.to(listed)
-    short = (total < listed).nonzero()
-    if len(short):
-        query = int(short[0])
+    wrong = ((total < listed) | ~total.isfinite()).nonzero()
+    if len(wrong):
+        query = int(wrong[0])
         raise ValueError(
-            f"n_relevant is {int(total[query])} for query {query}, whose list holds {int(listed[query])} relevant "
+            f"n_relevant is {float(total[query]):g} for query {query}, whose list holds {int(listed[query])} relevant "
             "items: pass the count over the whole gallery"
         )
     return total

@@ -25,7 +25,7 @@ def first_relevant_rank(scores: Tensor, labels: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        A wrong shape, or a NaN among the scores.
+        A wrong type, shape or label, or a NaN among the scores.
 
     Examples
     --------

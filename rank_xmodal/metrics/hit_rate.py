@@ -29,7 +29,7 @@ def hit_rate(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     Raises
     ------
     ValueError
-        A wrong shape or k, or a NaN among the scores.
+        A wrong type, shape, label or k, or a NaN among the scores.
 
     Examples
     --------
@@ -39,4 +39,5 @@ def hit_rate(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     tensor([1., 0.], dtype=torch.float64)
     """
     check_k(k)
-    return (first_relevant_rank(scores, labels) <= k).double()
+    ranks = first_relevant_rank(scores, labels)
+    return (ranks <= min(k, scores.shape[1])).double()

@@ -35,7 +35,7 @@ def map_at_k(scores: Tensor, labels: Tensor, k: int, n_relevant: Tensor | None =
     Raises
     ------
     ValueError
-        A wrong shape or k, a NaN among the scores, or n_relevant below what a list holds.
+        A wrong type, shape, label or k, a NaN among the scores, or n_relevant below what a list holds.
 
     Examples
     --------

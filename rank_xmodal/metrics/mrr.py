@@ -24,7 +24,7 @@ def mrr(scores: Tensor, labels: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        A wrong shape, or a NaN among the scores.
+        A wrong type, shape or label, or a NaN among the scores.
 
     Examples
     --------

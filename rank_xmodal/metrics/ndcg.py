@@ -32,7 +32,7 @@ def ndcg(scores: Tensor, labels: Tensor, k: int, n_relevant: Tensor | None = Non
     Raises
     ------
     ValueError
-        A wrong shape or k, a NaN among the scores, or n_relevant below what a list holds.
+        A wrong type, shape, label or k, a NaN among the scores, or n_relevant below what a list holds.
 
     References
     ----------
@@ -50,8 +50,9 @@ def ndcg(scores: Tensor, labels: Tensor, k: int, n_relevant: Tensor | None = Non
     ranked = ranked_labels(scores, labels)
     missing = count_relevant(ranked, n_relevant) - (ranked > 0).sum(dim=1)
     gains = torch.exp2(ranked) - 1
-    places = torch.arange(k, device=ranked.device)
-    # At most k of the missing items can stand in the ideal top k.
+    # At most k of the missing items can stand in the ideal top k, and a k of millions costs nothing without them.
+    most = int(missing.max()) if len(missing) else 0
+    places = torch.arange(min(k, most), device=ranked.device)
     everything = torch.cat([gains, (places < missing[:, None]).double()], dim=1)
     ideal = _dcg(everything.sort(dim=1, descending=True).values, k)
     return torch.where(ideal > 0, _dcg(gains, k) / torch.where(ideal > 0, ideal, 1.0), 0.0)

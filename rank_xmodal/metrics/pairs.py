@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def at_threshold(scores: Tensor, labels: Tensor, threshold: float, n_relevant: T
     Raises
     ------
     ValueError
-        A wrong shape, a NaN, or n_relevant below what a list holds.
+        A wrong type, shape or label, a NaN, or n_relevant below what a list holds.
 
     Examples
     --------
@@ -71,8 +72,9 @@ def at_threshold(scores: Tensor, labels: Tensor, threshold: float, n_relevant: T
     >>> at_threshold(scores, labels, 3.0)
     PairDecisions(threshold=3.0, precision=0.5, recall=0.5, f1=0.5, confusion=((3, 1), (1, 1)))
     """
-    if math.isnan(threshold):
-        raise ValueError("threshold is NaN: pass a number")
+    if not isinstance(threshold, Real) or math.isnan(threshold):
+        found = "NaN" if isinstance(threshold, Real) else repr(threshold)
+        raise ValueError(f"threshold is {found}: pass a number")
     score, match, outside = _pairs(scores, labels, n_relevant)
     called = score >= threshold
     found = int((called & match).sum())

@@ -32,7 +32,7 @@ def recall(scores: Tensor, labels: Tensor, k: int, n_relevant: Tensor | None = N
     Raises
     ------
     ValueError
-        A wrong shape or k, a NaN among the scores, or n_relevant below what a list holds.
+        A wrong type, shape, label or k, a NaN among the scores, or n_relevant below what a list holds.
 
     Examples
     --------

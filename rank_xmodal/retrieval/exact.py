@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -51,19 +52,44 @@ def top_candidates(
     Raises
     ------
     ValueError
-        If the widths differ or k is out of range.
+        If these are no floating point arrays, the widths differ, k is out of range or a row isn't finite.
     """
+    _check_arrays(queries, candidates)
     n, m = len(queries), len(candidates)
-    if queries.ndim != 2 or candidates.ndim != 2 or queries.shape[1] != candidates.shape[1]:
-        raise ValueError(f"queries {queries.shape} and candidates {candidates.shape} must be (n, d) and (m, d).")
-    if not 1 <= k <= m:
+    if not isinstance(k, (int, np.integer)) or not 1 <= k <= m:
         raise ValueError(f"k={k}: must be between 1 and {m}, the number of candidates.")
     device = torch.device(device)
     rows, cosine = np.empty((n, k), dtype=np.int64), np.empty((n, k), dtype=np.float32)
     for start in range(0, n, _QUERIES):
         part = slice(start, start + _QUERIES)
-        rows[part], cosine[part] = _top(queries[part], candidates, k, precisions(device), device, block_bytes)
+        try:
+            rows[part], cosine[part] = _top(queries[part], candidates, k, precisions(device), device, block_bytes)
+        except FloatingPointError:
+            raise ValueError(_broken(queries, candidates)) from None
     return rows, cosine
+
+
+def _check_arrays(queries: np.ndarray, candidates: np.ndarray) -> None:
+    for side, rows in (("queries", queries), ("candidates", candidates)):
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind != "f":
+            found = f"of {rows.dtype}" if isinstance(rows, np.ndarray) else f"a {type(rows).__name__}"
+            raise ValueError(f"{side} is {found}: pass a NumPy array of float16, L2-normalised rows.")
+    if queries.ndim != 2 or candidates.ndim != 2 or queries.shape[1] != candidates.shape[1]:
+        raise ValueError(f"queries {queries.shape} and candidates {candidates.shape} must be (n, d) and (m, d).")
+
+
+def _broken(queries: np.ndarray, candidates: np.ndarray) -> str:
+    """Return the message about the first row whose length is not finite; slow, for when there is one."""
+    for side, rows in (("queries", queries), ("candidates", candidates)):
+        for start in range(0, len(rows), _CHUNK):
+            length = np.linalg.norm(rows[start : start + _CHUNK].astype(np.float32), axis=1)
+            if not np.isfinite(length).all():
+                return _not_finite(side, start + int(np.flatnonzero(~np.isfinite(length))[0]))
+    return "queries or candidates are too long to multiply: L2-normalise the rows."
+
+
+def _not_finite(side: str, row: int) -> str:
+    return f"{side} holds NaN or infinity in row {row}: embed it again, or leave it out."
 
 
 def precisions(device: torch.device) -> list[torch.dtype]:
@@ -168,6 +194,11 @@ def _close(
 
     The k highest maxima of groups of columns belong to k candidates, so the k-th of them bounds the k-th score from
     below. Only groups whose maximum comes close to it are looked into.
+
+    Raises
+    ------
+    FloatingPointError
+        If the length of a row is not finite.
     """
     n, m = len(queries), len(candidates)
     group = max(1, min(_GROUP, m // (8 * k)))
@@ -178,6 +209,8 @@ def _close(
     block = torch.empty((tiles, height, group, strands), dtype=dtype, device=device)
     maxima = torch.empty((height, tiles, strands), dtype=dtype, device=device)
     asked = _rounded(queries, dtype, device, 0.0)
+    if not math.isfinite(float(asked.norm.sum())):
+        raise FloatingPointError
     # Less any one vector, all scores of a query shift alike; less about the mean, candidates and so errors are smaller.
     centre = torch.from_numpy(candidates[:: 1 + m // 1_024].mean(axis=0, dtype=np.float32)).to(device)
     longest = float(centre.norm())
@@ -187,7 +220,10 @@ def _close(
     found = []
     for start in range(0, m, _CHUNK):
         chunk = _rounded(candidates[start : start + _CHUNK], dtype, device, centre)
-        error = torch.maximum(error, _error(asked, chunk, longest + float(chunk.norm.max())))
+        reach = longest + float(chunk.norm.max())
+        if not math.isfinite(reach):  # NaN and infinity show up in the lengths
+            raise FloatingPointError
+        error = torch.maximum(error, _error(asked, chunk, reach))
         rights = chunk.rows.split(tile)
         block.view(tiles, height, tile)[len(rights) - 1, :, len(rights[-1]) :] = -torch.inf
         for first in range(0, n, height):
@@ -270,6 +306,11 @@ def exact_cosine(
     Returns
     -------
     ndarray (Q, L), float32; 0 at padding.
+
+    Raises
+    ------
+    ValueError
+        If a row that is asked for holds NaN or infinity.
     """
     count, length = candidate_rows.shape
     result = np.zeros((count, length), dtype=np.float32)
@@ -278,7 +319,13 @@ def exact_cosine(
         part = slice(start, start + height)
         query, place = np.nonzero(candidate_rows[part] >= 0)
         rows = candidate_rows[part][query, place]
-        result[part][query, place] = _exact(queries[query_rows[part]], candidates, query, rows)
+        found = _exact(queries[query_rows[part]], candidates, query, rows)
+        if not math.isfinite(found.sum()):
+            first = np.flatnonzero(~np.isfinite(found))[0]
+            asked = int(query_rows[part][query[first]])
+            of_query = not np.isfinite(queries[asked]).all()
+            raise ValueError(_not_finite(*(("queries", asked) if of_query else ("candidates", int(rows[first])))))
+        result[part][query, place] = found
     return result
 
 

@@ -5,27 +5,24 @@ docs/formats.md says what stands in them.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from rank_xmodal.data.embedding_set import check_direction
 from rank_xmodal.errors import UserError
-from rank_xmodal.evaluation.calibration import Calibration
-from rank_xmodal.files import read_json, replacing, write_json
+from rank_xmodal.files import open_npy, replacing, sha256, write_json, write_text
+from rank_xmodal.files.tensors import digest_of, read_tensors, write_tensors
 from rank_xmodal.scorers.base import Scorer
-from rank_xmodal.scorers.cosine import Cosine
+from rank_xmodal.scorers.facts import FORMAT, read_facts
 from rank_xmodal.scorers.registry import class_of, parse
 from rank_xmodal.scorers.stack import Stack
 
-FORMAT = 3
-_EARLIER = 2  # had rankers alone, without a base, and called the scorer `kind`
 _BASE = "base."  # before the names of the base's tensors
-FILES = ("config.json", "model.safetensors", "query_bank.npy", "README.md")
+_WEIGHTS, _BANK = "model.safetensors", "query_bank.npy"
+FILES = ("config.json", _WEIGHTS, _BANK, "README.md")
 
 
 def save(path: Path, stack: Stack, facts: dict[str, Any], card: str) -> None:
@@ -41,18 +38,19 @@ def save(path: Path, stack: Stack, facts: dict[str, Any], card: str) -> None:
     card : str
         The model card, Markdown.
     """
-    path.mkdir(parents=True, exist_ok=True)
     tensors = {**stack.scorer.state, **{_BASE + name: value for name, value in stack.base.state.items()}}
-    state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with replacing(path / "model.safetensors") as part:
-        save_file(state, part)
+    bank = np.asarray(stack.bank, dtype=np.float16)
+    write_tensors(path / "model.safetensors", tensors)
     with replacing(path / "query_bank.npy") as part, part.open("wb") as handle:
-        np.save(handle, np.asarray(stack.bank, dtype=np.float16))
-    with replacing(path / "README.md") as part:
-        part.write_text(card, encoding="utf-8")
+        np.save(handle, bank)
+    write_text(path / "README.md", card)
     parts = {"settings": stack.scorer.settings.model_dump(mode="json"), "model": stack.scorer.config}
     base = {"settings": stack.base.settings.model_dump(mode="json"), "model": stack.base.config}
-    write_json(path / "config.json", {"format": FORMAT, "scorer": stack.scorer.name, **parts, "base": base, **facts})
+    hashes = {_WEIGHTS: digest_of(tensors), _BANK: sha256(bank)}
+    write_json(
+        path / "config.json",
+        {"format": FORMAT, "scorer": stack.scorer.name, **parts, "base": base, "sha256": hashes, **facts},
+    )
 
 
 def load(path: Path | str) -> tuple[Stack, dict[str, Any]]:
@@ -65,47 +63,55 @@ def load(path: Path | str) -> tuple[Stack, dict[str, Any]]:
     """
     path = Path(path)
     if not (path / "config.json").is_file():
-        raise UserError(f"{path}: holds no trained ranker (no config.json). Train one with `rank-xmodal train`.")
+        unfinished = (
+            " Its training was interrupted: the same command goes on." if (path / "checkpoint").is_dir() else ""
+        )
+        raise UserError(
+            f"{path}: holds no trained ranker (no config.json).{unfinished or ' Train one with `rank-xmodal train`.'}"
+        )
     facts = read_facts(path)
+    state = read_tensors(path / _WEIGHTS)
+    bank = open_npy(path / _BANK, "Train again.")
+    if bank.ndim != 2 or bank.dtype != np.float16:
+        raise UserError(f"{path / _BANK}: expected (m, d) float16, found {bank.shape} {bank.dtype}. Train again.")
+    bank = np.array(bank)
+    _check_whole(path, facts, state, bank)
+    own = {name: value for name, value in state.items() if not name.startswith(_BASE)}
+    of_base = {name[len(_BASE) :]: value for name, value in state.items() if name.startswith(_BASE)}
     try:
-        state = load_file(path / "model.safetensors")
-        own = {name: value for name, value in state.items() if not name.startswith(_BASE)}
-        of_base = {name[len(_BASE) :]: value for name, value in state.items() if name.startswith(_BASE)}
-        bank = np.load(path / "query_bank.npy", allow_pickle=False)
         stack = Stack(_loaded(facts, own, path), bank, _loaded(facts["base"], of_base, path))
-        check_direction(facts["direction"])
-        if facts.get("calibration"):
-            Calibration(**facts["calibration"])
-    except (FileNotFoundError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a whole ranker ({' '.join(str(error).split())[:300]}). Train again.") from error
+    except UserError:
+        raise
+    except Exception as error:  # of any scorer, one's own included, whose config isn't what it wrote
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{path}: not a whole ranker ({why}). Train again.") from error
     return stack, facts
+
+
+def _check_whole(path: Path, facts: dict[str, Any], state: dict[str, torch.Tensor], bank: np.ndarray) -> None:
+    """Compare weights and bank with the hashes taken when they were written; earlier versions took none."""
+    for name, found in ((_WEIGHTS, digest_of(state)), (_BANK, sha256(bank))):
+        said = facts.get("sha256", {}).get(name, found)
+        if said != found:
+            raise UserError(
+                f"{path / name}: damaged, or of another run: config.json has its hash as {said[:12]}, it is "
+                f"{found[:12]}. Bring the folder again from a copy, or train again."
+            )
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise UserError(f"{path / _WEIGHTS}: {bad[0]} holds NaN or infinity. Train again.")
+    if not np.isfinite(bank).all():
+        raise UserError(f"{path / _BANK}: holds NaN or infinity. Train again.")
 
 
 def _loaded(facts: dict[str, Any], state: dict[str, torch.Tensor], path: Path) -> Scorer:
     settings = parse(facts["settings"], str(path / "config.json"))
-    return class_of(settings.scorer)(settings).load(facts["model"], state)
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Read a run's config.json as this version writes it; those of the version before are understood.
-
-    Raises
-    ------
-    UserError
-        If it is missing, broken or of another version.
-    """
-    facts = read_json(path / "config.json")
-    if not isinstance(facts, dict):
-        raise UserError(f"{path / 'config.json'}: holds a {type(facts).__name__}, not a run's facts. Train again.")
-    told, model = facts.get("settings"), facts.get("model")
-    if isinstance(told, dict) and isinstance(model, dict) and "blocks" in model and told.get("features") == "full":
-        # Before there were cross-fitted scores, full meant the embeddings.
-        facts = {**facts, "settings": {**told, "features": "embeddings"}}
-    if facts.get("format") == _EARLIER and facts.get("kind") in ("rank_xmodal", "allrank"):
-        settings = parse({**facts.get("settings", {}), "ranker": facts["kind"]}, str(path / "config.json"))
-        clip = {"settings": Cosine().settings.model_dump(mode="json"), "model": {}}
-        dumped = settings.model_dump(mode="json")
-        facts = {**facts, "format": FORMAT, "scorer": settings.scorer, "settings": dumped, "base": clip}
-    if facts.get("format") != FORMAT:
-        raise UserError(f"{path / 'config.json'}: format {facts.get('format')!r}, expected {FORMAT}. Train again.")
-    return facts
+    model, kind = facts["model"], class_of(settings.scorer)
+    layers = model.get("layers", 0)
+    if isinstance(layers, int) and layers > len(state):
+        raise UserError(f"{path}: not a whole ranker (layers={layers}, and {len(state)} tensors). Train again.")
+    # First without memory: sizes that the weights don't have must not be allocated. torch warns that nothing is copied.
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter", UserWarning)
+        kind(settings).load(model, state)
+    return kind(settings).load(model, state)

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from rank_xmodal import losses
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.devices import check_memory
 from rank_xmodal.errors import UserError
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors
@@ -46,10 +47,10 @@ PAPER: dict[str, Any] = {
 class ListTrainedSettings(TrainingSettings, ListSettings):
     """Which lists, how large a network, how it is trained."""
 
-    d_model: int = Field(64, ge=1)
-    layers: int = Field(1, ge=0)
-    heads: int = Field(4, ge=1)
-    d_ff: int = Field(128, ge=1)
+    d_model: int = Field(64, ge=1, le=65_536)
+    layers: int = Field(1, ge=0, le=1_000)
+    heads: int = Field(4, ge=1, le=65_536)
+    d_ff: int = Field(128, ge=1, le=1_000_000)
     dropout: float = Field(0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -57,6 +58,16 @@ class ListTrainedSettings(TrainingSettings, ListSettings):
         if self.d_model % self.heads:
             raise ValueError(f"d_model={self.d_model} must be a multiple of heads={self.heads}")
         return self
+
+    def memory(self, dim: int, lists: int, length: int) -> int:
+        """Return the bytes that a training on `lists` of `length` embeddings of width `dim` takes at least.
+
+        Weights count five times: gradient, AdamW's two moments, the best so far. What a layer keeps of each candidate
+        for its gradient is half as wide on a GPU.
+        """
+        weights = self.layers * (4 * self.d_model**2 + 2 * self.d_model * self.d_ff) + dim * self.d_model
+        kept = min(self.batch_size, lists) * length * self.layers * (4 * self.d_model + self.d_ff)
+        return 4 * 5 * weights + 2 * kept
 
 
 def spread_of(tensors: ListTensors) -> float:
@@ -136,12 +147,15 @@ class ListTrained(Scorer):
             "settings": self.settings.model_dump(mode="json"),
             "fingerprint": data.fingerprint,
             "direction": direction,
-            "lists": len(lists),
+            "lists": lists.digest,
         }
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             self.lists = len(lists) if self.like is None else self.like
             self.network_of = self.network_config(data.dim, spread_of(lists), self.lists)
+            check_memory(
+                self.settings.memory(data.dim, *lists.rows.shape), device, "a network of this d_model, d_ff and layers"
+            )
             self.network = self.build(self.network_of).to(device)
             self.start(data, direction, lists, seed)
             if not any(True for _ in self.network.parameters()):

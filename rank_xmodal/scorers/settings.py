@@ -10,6 +10,10 @@ from typing_extensions import Self
 from rank_xmodal import losses
 from rank_xmodal.errors import UserError, did_you_mean
 
+LARGEST = 2**32 - 1
+"""No whole number of a setting, the seed among them, is larger: torch and numpy take any seed up to it, and what is
+computed of it (seed times a million and the epoch) stays far below 64 bits."""
+
 
 class ScorerSettings(BaseModel):
     """What every scorer has. A scorer's own settings are a subclass."""
@@ -23,8 +27,15 @@ class ScorerSettings(BaseModel):
         description="fit again on train and val once validation has chosen; auto: below 5,000 lists or queries",
     )
     calibrate: bool = Field(False, description="fit probabilities of relevance on the validation split")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
+
+    @field_validator("*")
+    @classmethod
+    def _not_beyond_all_counts(cls, value: Any) -> Any:
+        if isinstance(value, int) and value > LARGEST:
+            raise ValueError(f"Input should be less than or equal to {LARGEST}")
+        return value
 
     @classmethod
     def defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +73,7 @@ class ListSettings(ScorerSettings):
     loss: str = Field("listnet", description="one of rank_xmodal.losses.names()")
     loss_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the loss")
     lists: Literal["natural", "clean", "paper"] = Field("natural", description="the miner's protocol for training")
-    negatives: int = Field(50, ge=1, description="negatives in a list")
+    negatives: int = Field(50, ge=1, le=100_000, description="negatives in a list")
     pool: int | Literal["all", "auto"] = Field(
         "auto", description="see the miner; auto: 200, natural: as test's gallery"
     )

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.significance import standard_error
-from rank_xmodal.files import read_json, replacing, write_json
+from rank_xmodal.files.tensors import digest_of, read_tensors, read_told, write_tensors
 from rank_xmodal.training.adamw import AdamW
+
+_FACTS = "facts"
 
 
 class Checkpoint:
-    """The state after an epoch, in memory and, where there is a folder for it, on disk."""
+    """The state after an epoch, in memory and, where there is a place for it, in a file."""
 
-    def __init__(self, folder: Path | None, model: nn.Module, optimizer: AdamW, identity: dict[str, Any]) -> None:
-        self.folder, self.model, self.optimizer, self.identity = folder, model, optimizer, identity
+    def __init__(self, path: Path | None, model: nn.Module, optimizer: AdamW, identity: dict[str, Any]) -> None:
+        self.path, self.model, self.optimizer, self.identity = path, model, optimizer, identity
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
         self.best = self._weights()
@@ -37,21 +37,23 @@ class Checkpoint:
         self.history.append(figures)
         if by_query is None or self._good_enough(by_query, group):
             self.best_epoch, self.best = int(figures["epoch"]), self._weights()
-        if self.folder is None:
+        if self.path is None:
             return
-        moments = {f"optimizer.{name}": value.cpu().contiguous() for name, value in self.optimizer.state().items()}
+        moments = {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
         tensors = {
             **{f"best.{name}": value for name, value in self.best.items()},
-            **{f"now.{name}": value.contiguous() for name, value in self._weights().items()},
+            **{f"now.{name}": value for name, value in self._weights().items()},
             **moments,
             "highest": self.highest,
             "start": self.start.clone(),  # at first the same tensor as the highest
         }
-        facts = {**self.identity, "history": self.history, "best_epoch": self.best_epoch}
-        with replacing(self.folder) as part:
-            part.mkdir(parents=True)
-            save_file(tensors, part / "state.safetensors")
-            write_json(part / "state.json", facts)
+        facts = {
+            **self.identity,
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "sha256": digest_of(tensors),
+        }
+        write_tensors(self.path, tensors, {_FACTS: json.dumps(facts)})
 
     def _good_enough(self, by_query: torch.Tensor, group: np.ndarray | None) -> bool:
         """Say whether an epoch is the best so far, or within a standard error of it and above the start.
@@ -72,39 +74,36 @@ class Checkpoint:
         return bool(gain.any() and by_query.mean() > self.start.mean() and gain.mean() >= -error)
 
     def resume(self) -> None:
-        """Go on from the folder, where it holds a state.
+        """Go on from the file, where there is one.
 
         Raises
         ------
         UserError
-            If that is the state of another training, or can't be read.
+            If it holds the state of another training, or can't be read.
         """
-        if self.folder is None or not self.folder.is_dir():
+        if self.path is None or not self.path.exists():
             return
-        facts = read_json(self.folder / "state.json")
-        other = [key for key, value in self.identity.items() if facts.get(key) != value]
+        try:
+            facts = json.loads(read_told(self.path)[_FACTS])
+            other = [key for key, value in self.identity.items() if facts.get(key) != value]
+        except (KeyError, ValueError, AttributeError, RecursionError) as error:
+            raise UserError(f"{self.path}: holds no state of a training. Delete it.") from error
         if other:
             raise UserError(
-                f"{self.folder}: an unfinished training with other {other[0]} is kept here. "
-                "Finish it with its own settings, choose another --out, or drop it with --overwrite."
+                f"{self.path}: the state of a training with other {other[0]}. Finish that with its own, or delete it."
             )
+        tensors = read_tensors(self.path)
+        if facts.get("sha256") != digest_of(tensors):
+            raise UserError(f"{self.path}: damaged. Delete it, and the training begins anew.")
         try:
-            tensors = load_file(self.folder / "state.safetensors")
-        except (SafetensorError, FileNotFoundError) as error:
-            raise UserError(f"{self.folder}: its state can't be read ({error}). Delete the folder.") from error
-        if "optimizer.step.0" not in tensors or "start" not in tensors:
-            raise UserError(f"{self.folder}: the state of another version of rank_xmodal. Delete the folder.")
-        self.model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("now.")})
-        self.best = {k[5:]: v for k, v in tensors.items() if k.startswith("best.")}
-        self.optimizer.load({k[10:]: v for k, v in tensors.items() if k.startswith("optimizer.")})
-        self.highest, self.start = tensors["highest"], tensors["start"]
-        self.history, self.best_epoch = facts["history"], facts["best_epoch"]
+            self.model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("now.")})
+            self.best = {k[5:]: v for k, v in tensors.items() if k.startswith("best.")}
+            self.optimizer.load({k[10:]: v for k, v in tensors.items() if k.startswith("optimizer.")})
+            self.highest, self.start = tensors["highest"], tensors["start"]
+            self.history, self.best_epoch = facts["history"], facts["best_epoch"]
+        except (KeyError, RuntimeError) as error:
+            raise UserError(f"{self.path}: the state of another version of rank_xmodal. Delete it.") from error
 
     def load_best(self) -> None:
         """Put the best weights back."""
         self.model.load_state_dict(self.best)
-
-    def remove(self) -> None:
-        """Delete the folder."""
-        if self.folder is not None and self.folder.is_dir():
-            shutil.rmtree(self.folder)

@@ -126,7 +126,6 @@ def train(
         seconds = time.perf_counter() - started
         validate({"epoch": epoch, "loss": total / len(tensors), "lr": optimizer.lr, "seconds": seconds})
     state.load_best()
-    state.remove()
     network.eval()
     return Progress(state.history, state.best_epoch)
 

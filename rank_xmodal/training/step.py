@@ -40,7 +40,7 @@ class Step:
         batch, target = tensors.batch(index)
         with torch.autocast("cuda", torch.bfloat16, enabled=index.device.type == "cuda"):
             scores = self.model(batch)
-        loss = self.loss(scores, target)
+        loss = self._loss(scores, target)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
@@ -48,6 +48,16 @@ class Step:
             raise NotFiniteError(_cause(loss.detach(), scores.detach(), norm, self.settings))
         self.optimizer.step()
         return value
+
+    def _loss(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss; one that refuses NaN among the scores means the same as one that becomes NaN."""
+        try:
+            return self.loss(scores, target)
+        except ValueError:
+            if not bool(scores.isnan().any()):
+                raise
+            nothing = scores.detach().sum()
+            raise NotFiniteError(_cause(nothing, scores.detach(), nothing, self.settings)) from None
 
 
 def _cause(loss: torch.Tensor, scores: torch.Tensor, norm: torch.Tensor, settings: TrainingSettings) -> str:

@@ -17,8 +17,8 @@ class Watch:
         epoch, loss, lr, seconds and, where there is a validation, val_R@1 and its kin.
     on_step : called after each step with epoch, step and steps in an epoch
     checkpoint : Path or None
-        A folder that holds the state after each epoch. A training that was interrupted continues from it, and ends as
-        it would have without the interruption. It is removed at the end.
+        A file that holds the state after each epoch. A training that was interrupted continues from it, and ends as it
+        would have without the interruption; one that was finished is read from it. Whoever names it removes it.
     last_epoch : int or None
         Stop after this epoch, on the way that the settings' schedule takes to its own last one.
     """

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.embed import embed
+from data_prep.images import files_digest
 from data_prep.partial import Partial, folder_of
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
@@ -261,3 +262,9 @@ def test_a_bad_corpus_is_refused_before_encoding(corpus, encoder, tmp_path, chan
 def test_bad_settings(corpus, encoder, tmp_path, setting):
     with pytest.raises(UserError, match="must be 1 or more"):
         embed(corpus, encoder, tmp_path / "set", **setting)
+
+
+def test_the_files_that_were_read_are_told_by_split(corpus, encoder, tmp_path, said):
+    made = embed(corpus, encoder, tmp_path / "set", progress=False, say=said)
+    for split, rows in made.images.groupby("split"):
+        assert made.meta["image_files"][split] == files_digest(rows["path"])

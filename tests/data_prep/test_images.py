@@ -1,8 +1,17 @@
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from data_prep.images import check_header, read_image
+from data_prep.images import MOST_OBLONG, MOST_PIXELS, check_header, files_digest, read_image
 from rank_xmodal.errors import UserError
 
 
@@ -81,3 +90,115 @@ def test_empty_and_missing_and_folder(tmp_path):
         read_image(tmp_path / "gone.jpg")
     with pytest.raises(UserError, match="can't be opened"):
         read_image(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "tiff", "bmp"])
+@pytest.mark.parametrize("size", [(9_500, 9_500), (14_000, 13_000)])  # Pillow's warning and its error
+def test_a_picture_that_would_fill_the_memory_is_refused_by_its_header(tmp_path, suffix, size, monkeypatch):
+    path = tmp_path / f"bomb.{suffix}"
+    Image.new("1", size).save(path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    for wish in ("error", "ignore"):
+        warnings.simplefilter(wish)
+        for function in (read_image, check_header):
+            with pytest.raises(UserError, match=rf"bomb\.{suffix}: .*pixels.*Scale the image down"):
+                function(path)
+    assert MOST_PIXELS < 9_500 * 9_500
+
+
+def test_threads_that_meet_large_pictures_print_no_warning(tmp_path):
+    for k in range(8):
+        Image.new("1", (9_500, 9_500)).save(tmp_path / f"{k}.png")
+    program = f"""
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from data_prep.images import check_header
+from rank_xmodal.errors import UserError
+
+def check(k):
+    try:
+        check_header(Path({str(tmp_path)!r}) / f"{{k % 8}}.png")
+    except UserError:
+        return 1
+
+with ThreadPoolExecutor(8) as pool:
+    print(sum(pool.map(check, range(200))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("200\n", "")
+
+
+def test_the_limit_holds_whatever_another_library_tells_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    Image.new("1", (14_000, 13_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(UserError, match="14,000 x 13,000 pixels"):
+        check_header(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_strip_that_scaling_would_blow_up_is_refused(tmp_path, turned):
+    for long, good in ((MOST_OBLONG * 2, True), (MOST_OBLONG * 2 + 1, False)):
+        Image.new("L", (2, long) if turned else (long, 2)).save(tmp_path / "strip.png")
+        if good:
+            check_header(tmp_path / "strip.png")
+            continue
+        with pytest.raises(UserError, match=r"strip\.png: .*801.*Crop the image"):
+            check_header(tmp_path / "strip.png")
+
+
+def test_postscript_is_never_run(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was run"))
+    with pytest.raises(UserError, match="PostScript"):
+        read_image(path)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_text_of_a_png_that_unpacks_to_gigabytes_is_refused(tmp_path, picture):
+    made = io.BytesIO()
+    picture(1).save(made, "PNG")
+    whole, text = made.getvalue(), chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(200_000_000)))
+    for place in (whole.index(b"IDAT") - 4, whole.index(b"IEND") - 4):
+        (tmp_path / "text.png").write_bytes(whole[:place] + text + whole[place:])
+        with pytest.raises(UserError, match=r"text\.png: .*Bring the file again"):
+            read_image(tmp_path / "text.png")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow says of some what it skips
+@pytest.mark.parametrize(
+    ("format", "mode"),
+    [("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGB"), ("PNG", "P"), ("GIF", "RGB"), ("WEBP", "RGB"),
+     ("TIFF", "RGB"), ("BMP", "RGB"), ("ICO", "RGB"), ("PPM", "L")],
+)  # fmt: skip
+def test_whatever_is_wrong_with_a_file_is_said(tmp_path, picture, format, mode):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    made, rng, path = io.BytesIO(), random.Random(0), tmp_path / "x"
+    picture(1, mode).save(made, format, **({"exif": exif} if format in ("JPEG", "PNG", "WEBP", "TIFF") else {}))
+    whole = made.getvalue()
+    for _ in range(150):
+        spoilt = bytearray(whole[: rng.randrange(1, len(whole))] if rng.random() < 0.2 else whole)
+        for _ in range(rng.choice((1, 2, 8))):
+            near = len(spoilt) if rng.random() < 0.5 else min(len(spoilt), 120)
+            spoilt[rng.randrange(near)] = rng.choice((0, 1, 127, 255, rng.randrange(256)))
+        path.write_bytes(spoilt)
+        try:
+            read = read_image(path)
+        except UserError:
+            continue
+        assert read.mode == "RGB"
+
+
+def test_the_digest_is_of_paths_and_sizes(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    paths = [str(tmp_path / "a"), "", "\0", "x" * 5_000]
+    first = files_digest(paths)
+    os.utime(tmp_path / "a", (0, 0))
+    assert files_digest(paths) == first
+    assert files_digest(paths[::-1]) != first
+    (tmp_path / "a").write_bytes(b"three")
+    assert files_digest(paths) != first

@@ -8,13 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import replacing, sha256
+from rank_xmodal.files import sha256
+from rank_xmodal.files.tensors import digest_of, read_tensors, read_told, write_tensors
 from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.vsepp import VSEPP
 
@@ -33,17 +32,15 @@ def slow_fits(data: EmbeddingSet, seed: int, device: str) -> dict[str, Tensor]:
     """
     path = None if data.kept is None else data.kept / FOLDER / f"{_key(data, seed)}.safetensors"
     if path is not None and path.is_file():
-        try:
-            found = load_file(path, device=device)
-            if set(found) == set(_NAMES) and found["moves"].shape[-1] == data.dim:
+        with suppress(UserError):  # cut short or damaged; made again below
+            found = read_tensors(path, device)
+            if set(found) == set(_NAMES) and read_told(path).get("sha256") == digest_of(found):
                 return found
-        except (SafetensorError, OSError):
-            pass  # cut short; made again below
     found = _made(data, seed, device)
     if path is not None:
         # What can't be kept, in a set that may not be written to, is made again the next time.
-        with suppress(OSError, UserError), replacing(path) as part:
-            save_file({name: value.cpu().contiguous() for name, value in found.items()}, part)
+        with suppress(OSError, UserError):
+            write_tensors(path, found, {"sha256": digest_of(found)})
     return found
 
 

@@ -75,6 +75,11 @@ def test_parquet_and_a_captions_file_elsewhere(photos, tmp_path, said):
         ),
         ("image,caption\nb.jpg,x\n", r"line 2: image 'b\.jpg'.*Did you mean 'B\.JPG'"),
         ("image,caption\nq.jpg,x\nr.jpg,y\nr.jpg,y\n", r"line 2: image 'q\.jpg'.*2 images are missing"),
+        ("image,caption\na.jpg,x\n../secret.jpg,y\n", r"line 3: image '\.\./secret\.jpg' leads out of .*photos.*link"),
+        ("image,caption\nsub/../../secret.jpg,y\n", r"line 2: image .* leads out of"),
+        ("image,caption\n/etc/passwd,y\n", r"line 2: image '/etc/passwd' leads out of"),
+        (f"image,caption\n{'x' * 300}.jpg,y\n", r"line 2: image 'x+\.jpg' is not in"),
+        (f"image,caption\n{'x' * 300}/a.jpg,y\n", r"line 2: image 'x+/a\.jpg' is not in"),
         ("image,caption,caption_id\na.jpg,x,1\nd.jpg,y,1\n", r"line 3: caption_id '1' stands already in line 2"),
         ("image,caption,caption_id\na.jpg,x,1\nd.jpg,y, 1\n", r"line 3: caption_id '1' stands already in line 2"),
         ("image,caption,caption_id\na.jpg,x,\n", r"line 2: caption_id is empty"),
@@ -110,3 +115,12 @@ def test_the_registry(tmp_path):
         load("mnist", tmp_path)
     with pytest.raises(UserError, match="dataset folder has no option 'counts'; it has captions, images, seed"):
         load("folder", tmp_path, counts={})
+
+
+def test_links_in_the_folder_may_lead_wherever_its_owner_likes(photos, tmp_path, picture, said):
+    (tmp_path / "disk").mkdir()
+    picture(2).save(tmp_path / "disk" / "far.jpg")
+    (photos / "disk").symlink_to(tmp_path / "disk")
+    (photos / "near.jpg").symlink_to(tmp_path / "disk" / "far.jpg")
+    put(photos, "image,caption,split\ndisk/far.jpg,x,train\nnear.jpg,y,test\n")
+    assert load("folder", photos, say=said).images["path"].tolist() == ["disk/far.jpg", "near.jpg"]

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main as cli
-from experiments.run.tracking import read_runs, store_uri
+from experiments.run.store import store_uri
+from experiments.run.tracking import read_runs
 from rank_xmodal.data.embedding_set import EmbeddingSet
 
 QUICK = ("--set", "epochs=6", "--set", "batch_size=16", "--set", "device=cpu")
@@ -232,7 +233,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_at_out(run, stage, place, tmp_p
              "--model", "scenes-clip", "--pretrained", "scenes"),
         ),
         "import": (
-            "rank_xmodal.data.embedding_set._fingerprint",
+            "rank_xmodal.data.embedding_set.fingerprint_of",
             ("import", "--images", tmp_path / "A.npy", "--texts", tmp_path / "A.npy", "--captions", tmp_path / "d.csv"),
         ),
     }[stage]  # fmt: skip
@@ -255,17 +256,19 @@ def test_a_real_ctrl_c_during_training_goes_on_in_the_same_mlflow_run(run, place
                              env={**os.environ, "OMP_NUM_THREADS": "1"},
                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     end = time.monotonic() + 60
-    while not (tmp_path / "run" / "checkpoint" / "state.json").is_file() and time.monotonic() < end:
+    while not (tmp_path / "run" / "checkpoint" / "fit.safetensors").is_file() and time.monotonic() < end:
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     _, error = child.communicate(timeout=60)
     assert child.returncode == 130, error
     assert "Traceback" not in error
     assert not (tmp_path / "run" / "config.json").exists()
-    started = (tmp_path / "run" / "checkpoint.run").read_text()
+    name = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())["name"]
     run(*arguments)
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert facts["mlflow_run"] == started
+    assert [one["run_id"] for one in read_runs(place / "mlruns", "data") if one["tags"].get("training") == name] == [
+        facts["mlflow_run"]
+    ]
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "README.md", "config.json", "model.safetensors", "query_bank.npy", "report.html", "test.json",
         "test.parquet",

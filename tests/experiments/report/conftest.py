@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from data_prep.images import files_digest
 from experiments.results.evaluate import evaluate_run
 from experiments.run.train import run_training
 from rank_xmodal import scorers
@@ -20,6 +21,7 @@ def place(random_set, tmp_path_factory):
     for row, path in enumerate(paths[:-1]):
         Image.new("RGB", (300, 200), (row * 2, 80, 255 - row * 2)).save(path)
     data.images["path"] = paths
+    data.meta["image_files"] = {"test": files_digest(paths[80:])}
     data.texts["text"] = [f"{EVIL} {row}" for row in range(120)]
     stored = data.write(folder / "set")
     for direction in ("t2i", "i2t"):

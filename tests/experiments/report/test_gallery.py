@@ -2,13 +2,17 @@
 
 import base64
 import io
+import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from experiments.report.gallery import CANDIDATES, EXAMPLES, example, most_moved, thumbnails
+from data_prep.images import files_digest
+from experiments.report.gallery import CANDIDATES, EXAMPLES, example, most_moved, own_files, thumbnails
 from experiments.results.result import Result
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.evaluation.judging import judge
@@ -88,12 +92,57 @@ def test_image_to_text_asks_with_a_picture_and_answers_with_captions(random_set)
 @pytest.mark.parametrize(("size", "shown"), [((300, 200), (60, 40)), ((20, 10), (20, 10))])
 def test_a_thumbnail_is_a_small_jpeg_within_the_page(tmp_path, size, shown):
     Image.new("RGBA", size, (200, 20, 20, 255)).save(tmp_path / "a.png")
-    uri, width, height = thumbnails(60, 80)(str(tmp_path / "a.png"))
+    uri, width, height = thumbnails(60, 80, Path)(str(tmp_path / "a.png"))
     image = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
     assert image.size == (width, height) == shown
 
 
 def test_what_cannot_be_shown_is_none(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    picture = thumbnails(60, 80)
+    picture = thumbnails(60, 80, Path)
     assert [picture(path) for path in ("", str(tmp_path / "none.png"), str(tmp_path / "broken.png"))] == [None] * 3
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_a_pipe_is_not_waited_for_and_a_huge_picture_not_decoded(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "huge.png")
+    picture = thumbnails(60, 80, Path)
+    assert [picture(str(tmp_path / name)) for name in ("pipe.png", "huge.png")] == [None] * 2
+
+
+@pytest.fixture
+def shelves(random_set, tmp_path):
+    """Return a set in a folder of its own, its pictures being elsewhere but for those of the rows 1 and 2."""
+    own, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    for folder in (own, elsewhere):
+        folder.mkdir()
+    (elsewhere / "a.png").write_bytes(b"some bytes")
+    (own / "b.png").write_bytes(b"others")
+    (own / "link.png").symlink_to(elsewhere / "a.png")
+    data = random_set(["test"] * 7 + ["train"])
+    data.images["path"] = [
+        str(elsewhere / "a.png"), str(own / "b.png"), "b.png", "../elsewhere/a.png", "link.png", "\0", "x" * 5_000, "",
+    ]  # fmt: skip
+    return replace(data, root=own)
+
+
+def test_of_a_set_that_anybody_made_only_what_lies_in_its_folder_is_shown(shelves):
+    guess = {"test": "0" * 64, "train": files_digest([""])}
+    for digests in (None, {}, guess, ["test"], "test"):
+        file_of = own_files(replace(shelves, meta={"image_files": digests}), "test")
+        found = [file_of(path) for path in shelves.images["path"][:7]]
+        inside = shelves.root.resolve() / "b.png"
+        assert found[1:3] == [inside, inside]
+        assert [found[0], *found[3:6]] == [None] * 4
+        assert found[6] is None or not os.path.isfile(found[6])
+    assert own_files(replace(shelves, root=None), "test")(str(shelves.root / "b.png")) is None
+
+
+def test_what_embed_read_is_shown_wherever_it_lies_until_it_changes(shelves):
+    outside = shelves.images["path"][0]
+    data = replace(shelves, meta={"image_files": {"test": files_digest(shelves.images["path"][:7])}})
+    assert own_files(data, "test")(outside) == Path(outside)
+    assert own_files(data, "train")(outside) is None, "a digest speaks for its own split"
+    Path(outside).write_bytes(b"another picture")
+    assert own_files(data, "test")(outside) is None

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run.tracking import Tracker, store_uri
+from experiments.run.store import store_uri
+from experiments.run.tracking import Tracker
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RUNS = {"listnet-t2i <script>alert(1)</script>": 0.6871, "ranknet-t2i": 0.6612}

@@ -1,11 +1,13 @@
 """The same figures in every format, safely quoted."""
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.cli.terminal import console
 from experiments.study import formats
 from experiments.study.table import Against, Line, Outcome, Table
 from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
@@ -27,11 +29,10 @@ def table(*lines, against=("CLIP",), **named):
 
 
 def text_of(shown):
-    from rich.console import Console
-
-    console = Console(width=200, file=io.StringIO())
-    console.print(shown)
-    return console.file.getvalue()
+    printed = console(200)
+    with printed.capture() as captured:
+        printed.print(shown)
+    return captured.get()
 
 
 def test_csv_markdown_and_latex_hold_the_same_figures_and_escape_names():
@@ -97,4 +98,15 @@ def test_latex_needs_no_font_encoding_of_its_own():
 
 
 def test_rich_takes_nothing_in_a_name_for_markup():
-    assert "[bold]x[/bold]" in text_of(next(formats.terminal(table(line("[bold]x[/bold]")))))
+    assert "[bold]x[/bold] :smile:" in text_of(next(formats.terminal(table(line("[bold]x[/bold] :smile:")))))
+
+
+def test_control_characters_of_a_name_reach_no_terminal_and_no_text():
+    odd = "a\x1b[31m\x07|\x9b\u202e\nb"
+    made = Table(odd, lines=[line(odd, facts={odd: odd})])
+    shown = text_of(next(formats.terminal(made)))
+    for text in (shown, formats.markdown(made), formats.latex(made)):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    assert r"a\x1b[31m\x07|\x9b\u202e" in shown
+    rows = [row for row in formats.markdown(made).splitlines() if row.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}, "as many cells in each row"

@@ -285,7 +285,7 @@ def test_columns_of_something_else_are_refused(tmp_path, column, value):
     frame = small().write(place).texts
     values = [value] * len(frame)
     frame.assign(**{column: pd.Series(values, dtype=object)}).to_parquet(place / "texts.parquet")
-    with pytest.raises(UserError, match=f"texts.parquet: the column '{column}' of texts (holds binary|has [0-9] gaps)"):
+    with pytest.raises(UserError, match=f"texts.parquet: the column '{column}' of texts holds (binary|null)"):
         EmbeddingSet.open(place)
 
 

@@ -320,6 +320,16 @@ def test_labels_that_are_no_grades_are_refused(name, label):
 
 
 @every_loss
+@pytest.mark.parametrize("labels", [[1, 0, 0], [0, 0, 0]])
+@pytest.mark.parametrize("training", [False, True])
+def test_nan_among_the_scores_is_refused(name, labels, training):
+    """In a list that teaches nothing it vanished with the list."""
+    scores = torch.tensor([[1.0, 2.0, 3.0], [1.0, torch.nan, 2.0]], requires_grad=training)
+    with pytest.raises(ValueError, match="scores has NaN in 1 places, first in list 1: pass"):
+        losses.get(name)(scores, torch.tensor([[1, 0, 0], labels]))
+
+
+@every_loss
 def test_bool_labels(name):
     scores, labels = draw(name, 2)
     labels = labels.clamp(0, 1)
@@ -368,7 +378,7 @@ def test_bad_input_names_parameter_value_and_remedy(name, scores, labels, reduct
 
 
 BAD_VALUES = {
-    "float": ("a finite number above 0", [0, -1.0, math.inf, math.nan, "steep", True]),
+    "float": ("a finite number above 0", [0, -1.0, math.inf, math.nan, "steep", True, 10**400]),
     "int": ("an integer of at least 1", [0, -1, 2.0, True, None]),
     "int | None": ("an integer of at least 1", [0, -1, 2.0, True]),
 }
@@ -381,3 +391,11 @@ def test_bad_settings_name_parameter_value_and_remedy(name):
         for value in values:
             with pytest.raises(ValueError, match=f"^{parameter.name} is {value!r}: pass {remedy}"):
                 losses.REGISTRY[name].function(torch.zeros(1, 2), torch.zeros(1, 2), **{parameter.name: value})
+
+
+@pytest.mark.parametrize("name", [n for n in losses.names() if "k" in {p.name for p in losses.REGISTRY[n].parameters}])
+def test_a_huge_k_is_the_whole_list(name):
+    scores, labels = draw(name, 4)
+    whole = losses.get(name, k=7)(scores, labels)
+    for k in (2**63, 10**30):
+        assert torch.equal(losses.get(name, k=k)(scores, labels), whole)

@@ -87,3 +87,8 @@ def test_padding_stays_apart_at_any_temperature(dtype, temperature):
     labels = torch.tensor([[1, 0, 0, 2, -1, -1]])
     coldest = neuralndcg(scores, labels, temperature=temperature)
     torch.testing.assert_close(coldest, neuralndcg(scores[:, :4], labels[:, :4], temperature=1e-3))
+
+
+def test_iterations_that_no_memory_holds_are_refused():
+    with pytest.raises(ValueError, match="iterations is 1000000000000: pass at most 10,000"):
+        neuralndcg(torch.zeros(1, 2), torch.zeros(1, 2), iterations=10**12)

@@ -62,6 +62,11 @@ def test_nothing_called_and_nothing_to_find():
 def test_bad_input():
     with pytest.raises(ValueError, match="threshold is NaN"):
         at_threshold(torch.zeros(1, 2), torch.zeros(1, 2), float("nan"))
+    for threshold in (None, "0.5", [0.5]):
+        with pytest.raises(ValueError, match=r"^threshold is .*: pass a number"):
+            at_threshold(torch.zeros(1, 2), torch.zeros(1, 2), threshold)
+    with pytest.raises(ValueError, match="labels holds NaN or infinity"):
+        best_f1(torch.zeros(1, 2), torch.tensor([[torch.nan, 1.0]]))
     with pytest.raises(ValueError, match="labels are all -1"):
         best_f1(torch.zeros(1, 2), -torch.ones(1, 2))
     with pytest.raises(ValueError, match="scores has NaN in 1 places"):

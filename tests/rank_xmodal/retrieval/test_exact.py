@@ -203,3 +203,40 @@ def test_k_out_of_range_is_named(k):
 def test_other_widths_are_refused():
     with pytest.raises(ValueError, match="must be"):
         top_candidates(np.ones((1, 2), np.float16), np.ones((5, 3), np.float16), 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("side", "row"), [("queries", 0), ("queries", 23), ("candidates", 0), ("candidates", 777)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_row_that_is_not_finite_is_named(side, row, value, dtype, precisions, monkeypatch):
+    """One NaN ended in an IndexError about row 4294967295."""
+    monkeypatch.setattr(topk, "_QUERIES", 17)
+    monkeypatch.setattr(topk, "_CHUNK", 300)
+    rng = np.random.default_rng(6)
+    rows = {"queries": unit(rng, 30, 8).astype(dtype), "candidates": unit(rng, 900, 8).astype(dtype)}
+    rows[side][row, 3] = value
+    with pytest.raises(ValueError, match=rf"^{side} holds NaN or infinity in row {row}: "):
+        top_candidates(rows["queries"], rows["candidates"], 5)
+    pairs = np.array([23, 0]), np.array([[777, -1], [0, 777]])
+    with pytest.raises(ValueError, match=rf"^{side} holds NaN or infinity in row {row}: "):
+        exact_cosine(rows["queries"], rows["candidates"], *pairs)
+
+
+def test_a_broken_row_that_no_pair_asks_for_does_not_matter():
+    candidates = unit(np.random.default_rng(6), 3, 8)
+    candidates[1] = np.nan
+    assert exact_cosine(candidates, candidates, np.array([0]), np.array([[2, 0]])).shape == (1, 2)
+
+
+@pytest.mark.parametrize("wrong", [None, [[1.0, 2.0]], torch.ones(1, 2), np.ones((1, 2), int), np.ones((1, 2), bool)])
+def test_what_is_no_array_of_floats_is_refused(wrong):
+    good = np.ones((1, 2), np.float16)
+    for side, arguments in (("queries", (wrong, good)), ("candidates", (good, wrong))):
+        with pytest.raises(ValueError, match=f"^{side} is .*: pass a NumPy array"):
+            top_candidates(*arguments, 1)
+
+
+@pytest.mark.parametrize("k", [1.0, None, 10**30])
+def test_k_that_is_no_count_of_candidates_is_refused(k):
+    with pytest.raises(ValueError, match=r"^k=.*must be between 1 and 5"):
+        top_candidates(np.ones((1, 2), np.float16), np.ones((5, 2), np.float16), k)

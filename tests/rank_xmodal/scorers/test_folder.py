@@ -6,7 +6,8 @@ import pytest
 
 from rank_xmodal import scorers
 from rank_xmodal.errors import UserError
-from rank_xmodal.scorers.folder import load, read_facts, save
+from rank_xmodal.scorers.facts import read_facts
+from rank_xmodal.scorers.folder import load, save
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def change(run, **values):
     [
         ({"format": 99}, "format 99, expected 3"),
         ({"direction": "gone"}, "not a whole ranker"),
-        ({"direction": "sideways"}, "direction='sideways'"),
+        ({"direction": "sideways"}, "not a whole ranker .direction"),
         ({"base": "gone"}, "not a whole ranker"),
         ({"model": {}}, "not a whole ranker"),
         ({"calibration": {"odd": 1}}, "not a whole ranker"),

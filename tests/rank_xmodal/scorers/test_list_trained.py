@@ -9,6 +9,7 @@ import torch
 from rank_xmodal import scorers
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.errors import UserError
+from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.list_trained import spread_of
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 
@@ -43,3 +44,23 @@ def test_a_second_fit_on_more_lists_has_the_network_of_the_first(corpus, monkeyp
     second = fit_stack(first.refitting(), corpus.data, "t2i", parts=parts, device=torch.device("cpu")).scorer
     assert second.network_of.blocks == first.network_of.blocks
     assert "bilinear" not in second.network_of.blocks
+
+
+@pytest.mark.parametrize("kind", ["concat", "embeddings"])
+@pytest.mark.parametrize("lists", [1, 9_000])
+def test_the_memory_of_a_network_is_no_less_than_that_of_its_weights_and_no_more_than_it_takes(kind, lists):
+    scorer = scorers.get("context_aware", features=kind, layers=3, d_model=256, d_ff=512, batch_size=1)
+    network = scorer.build(scorer.network_config(512, 0.1, lists))
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    told = scorer.settings.memory(512, 1, 1) / 4 / 5
+    assert 0.7 * weights < told < 1.01 * weights
+    more = scorer.settings.memory(512, 1, 51) - scorer.settings.memory(512, 1, 1)
+    assert more == 2 * 50 * 3 * (4 * 256 + 512)
+
+
+@pytest.mark.parametrize("sizes", [{"d_model": 65_536}, {"d_ff": 1_000_000, "layers": 1_000}])
+def test_a_network_beyond_the_memory_is_refused_before_it_is_built(corpus, monkeypatch, sizes):
+    monkeypatch.setattr(ContextAware, "build", lambda *a: pytest.fail("built"))
+    chosen = corpus.chosen(**{"layers": 100, "device": "cpu", **sizes})
+    with pytest.raises(UserError, match=r"a network of this d_model, d_ff and layers takes at least .* cpu has"):
+        corpus.train(corpus.data, corpus.lists_of(corpus.data), chosen)

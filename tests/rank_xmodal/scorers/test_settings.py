@@ -1,7 +1,7 @@
 """What can be set of every scorer: out of its range it is refused by name, whoever makes the scorer."""
 
 import pytest
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic_core import PydanticUndefined
 
 from rank_xmodal import scorers
@@ -12,13 +12,14 @@ BOUNDED = [
     for name in scorers.names()
     for key, field in scorers.class_of(name).Settings.model_fields.items()
     for bound in field.metadata
-    if isinstance(bound, (Ge, Gt, Lt))
+    if isinstance(bound, (Ge, Gt, Le, Lt))
 ]
 
 
 @pytest.mark.parametrize(("name", "key", "bound"), BOUNDED)
 def test_a_value_out_of_its_range_is_refused_by_name(name, key, bound):
-    outside = {Ge: lambda b: b.ge - 1, Gt: lambda b: b.gt, Lt: lambda b: b.lt}[type(bound)](bound)
+    far = {Ge: lambda b: b.ge - 1, Gt: lambda b: b.gt, Le: lambda b: b.le + 1, Lt: lambda b: b.lt}
+    outside = far[type(bound)](bound)
     for value in (outside, float("nan"), float("inf"), "many"):
         with pytest.raises(UserError, match=f"settings: {key}=.*"):
             scorers.get(name, **{key: value})
@@ -30,6 +31,14 @@ def test_every_number_has_a_range_and_every_setting_a_default(name):
         assert field.default is not PydanticUndefined or field.default_factory, key
         if field.annotation in (int, float):
             assert field.metadata, key
+
+
+@pytest.mark.parametrize("name", scorers.names())
+def test_no_whole_number_is_beyond_32_bits(name):
+    for key, field in scorers.class_of(name).Settings.model_fields.items():
+        if "int" in str(field.annotation):
+            with pytest.raises(UserError, match=rf"settings: {key}=1000000000000: .*less than or equal to"):
+                scorers.get(name, **{key: 10**12})
 
 
 @pytest.mark.parametrize("name", scorers.names())

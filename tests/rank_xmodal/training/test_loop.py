@@ -9,6 +9,7 @@ import torch
 from rank_xmodal import losses
 from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.gallery import rank_gallery
+from rank_xmodal.scorers.context_aware.ranker import ContextAwareRanker
 
 
 def r1(corpus, trained, data=None):
@@ -54,6 +55,14 @@ def test_nan_stops_the_run_with_epoch_and_cause(corpus, monkeypatch):
 
     monkeypatch.setattr("rank_xmodal.losses.get", lambda name, **params: broken)
     with pytest.raises(UserError, match=r"epoch 1, step 1: the scores are finite .* the loss listnet is not"):
+        corpus.train(corpus.data, corpus.lists_of(corpus.data), corpus.chosen())
+
+
+def test_nan_among_the_scores_stops_the_run_with_epoch_and_cause(corpus, monkeypatch):
+    """The losses refuse them: that is no error of the one who called them, but of the training."""
+    score = ContextAwareRanker.forward
+    monkeypatch.setattr(ContextAwareRanker, "forward", lambda *a: score(*a) * (math.nan if a[0].training else 1))
+    with pytest.raises(UserError, match=r"epoch 1, step 1: the ranker's scores are not finite: .* Lower lr"):
         corpus.train(corpus.data, corpus.lists_of(corpus.data), corpus.chosen())
 
 

@@ -1,0 +1,74 @@
+"""The MLflow store: a SQLite file that stands there whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from rank_xmodal.errors import UserError
+from rank_xmodal.files import locked, replacing
+
+
+def store_uri(folder: Path) -> str:
+    """Return the URI of the SQLite store inside `folder`."""
+    return f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+
+
+def artifacts_uri(folder: Path) -> str:
+    """Return where the store inside `folder` keeps files."""
+    return (folder / "artifacts").resolve().as_uri()
+
+
+def open_store(folder: Path, *, make: bool = False) -> Any:
+    """Return an MlflowClient on the store inside `folder`; `make` one where there is none.
+
+    MLflow makes its tables in dozens of migrations over seconds, and what is interrupted in between can neither be
+    used nor mended. So they are made in a file of another name, by one process at a time.
+
+    Raises
+    ------
+    UserError
+        If there is none and none is to be made, it is not whole, or of another version of MLflow.
+    """
+    quiet()
+    from mlflow import MlflowClient
+
+    target = folder / "mlflow.db"
+    if make and not target.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "making the MLflow store", wait=True):
+            if not target.is_file():
+                _make(folder)
+    if not target.is_file():
+        raise UserError(
+            f"{folder}: holds no MLflow store (mlflow.db). Train something first, or name the right folder."
+        )
+    try:
+        client = MlflowClient(tracking_uri=store_uri(folder))
+        client.search_experiments(max_results=1)
+    except Exception as error:  # MLflow's own, SQLAlchemy's, Alembic's, SQLite's
+        why = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{target}: not a whole MLflow store of this version ({why}). If another version of MLflow made it, run "
+            f"`mlflow db upgrade {store_uri(folder)}`. If not, its making was interrupted or it is damaged: move it "
+            "away; the runs' own folders hold all that they need, and a new store is made."
+        ) from error
+    return client
+
+
+def quiet() -> None:
+    """Turn off MLflow's chatter: migrations, a git warning, anonymous usage reports."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _make(folder: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with replacing(folder / "mlflow.db") as part:
+        made = SqlAlchemyStore(f"sqlite:///{part}", artifacts_uri(folder))  # type: ignore[no-untyped-call]
+        made.engine.dispose()  # closes the file: SQLite has written all of it then
