@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_parquet
+from rank_xmodal.files.reading import unreadable
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,18 @@ class Table:
     columns: dict[str, list[str]]
     places: list[int]
     unit: str  # "line" of a CSV, counted from 1 with the header; "row" of a Parquet file, counted from 0 as pandas does
+    others: dict[str, str] = field(default_factory=dict)  # columns that hold no text: their types
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __contains__(self, column: str) -> bool:
+        if column in self.others:
+            also = ", or lists of it" if column == "labels" else ""
+            raise UserError(
+                f"{self.path}: the column {column!r} holds {self.others[column]}; it must hold text{also}. Convert it, "
+                "or give it another name."
+            )
         return column in self.columns
 
     def __getitem__(self, column: str) -> list[str]:
@@ -45,7 +53,7 @@ class Table:
             If one is missing.
         """
         for name in names:
-            if name not in self.columns:
+            if name not in self:
                 found = ", ".join(map(repr, self.columns)) or "none"
                 raise UserError(
                     f"{self.path}: no column {name!r} (found {found}). Name it in the "
@@ -105,16 +113,40 @@ def read_captions(path: Path, required: Iterable[str]) -> Table:
 
 def _read_parquet(path: Path) -> Table:
     read = read_parquet(path)
-    lists = [f.name for f in read.schema if pa.types.is_list(f.type) or pa.types.is_large_list(f.type)]
-    nested = [f.name for f in read.schema if pa.types.is_nested(f.type)]
-    frame = read.drop_columns(nested).to_pandas()
-    columns = {}
-    for name in frame.columns:
-        values = frame[name].tolist()
-        columns[str(name)] = ["" if v is None or v != v else _text(v).strip() for v in values]
-    if "labels" in lists:
-        columns["labels"] = [_joined(path, row, value) for row, value in enumerate(read["labels"].to_pylist())]
-    return Table(path, columns, list(range(len(frame))), "row")
+    kinds = {field.name: field.type for field in read.schema}
+    if len(kinds) < len(read.schema):
+        twice = next(name for name in kinds if read.column_names.count(name) > 1)
+        raise UserError(f"{path}: the column {twice!r} is there twice. Rename one.")
+    columns: dict[str, list[str]] = {}
+    others: dict[str, str] = {}
+    try:
+        read.validate(full=True)
+        for name, kind in kinds.items():
+            if name == "labels" and _is_list_of_text(kind):
+                columns[name] = [_joined(path, row, value) for row, value in enumerate(read[name].to_pylist())]
+            elif _is_text(kind):
+                columns[name] = ["" if v is None or v != v else _text(v).strip() for v in read[name].to_pylist()]
+            else:
+                others[name] = str(kind)
+    except (pa.ArrowException, ValueError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: a column is damaged ({why}). Make the file again.") from error
+    return Table(path, columns, list(range(len(read))), "row", others)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Return whether a column's values can be read as text as they stand."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    return any(
+        is_it(kind) for is_it in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, *numbers)
+    )
+
+
+def _is_list_of_text(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and _is_text(kind.value_type)
 
 
 def _joined(path: Path, row: int, classes: list[object] | None) -> str:
@@ -131,7 +163,10 @@ def _text(value: object) -> str:
 
 
 def _read_csv(path: Path) -> Table:
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

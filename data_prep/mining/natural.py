@@ -16,7 +16,7 @@ _GALLERY = 2  # a word that keeps this hash apart from that of another use
 
 def natural(work: Work, queries: np.ndarray) -> Lists:
     """Mine the lists of queries (Q,), see the module."""
-    depth = work.negatives + 1
+    depth = min(work.negatives + 1, len(work.gallery))
     rows = np.full((len(queries), depth), PADDING, dtype=np.int64)
     cosine = np.zeros((len(queries), depth), dtype=np.float32)
     done = 0

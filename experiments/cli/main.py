@@ -50,14 +50,17 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         echo("rank-xmodal: interrupted. Run the same command to go on.", err=True)
         raise SystemExit(130) from None
+    except MemoryError:
+        echo("rank-xmodal: the memory is full. Close what else runs, or take a smaller set or model.", err=True)
+        raise SystemExit(2) from None
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            echo(f"rank-xmodal: {error.filename or 'writing'}: the disk is full. Free some space.", err=True)
-            raise SystemExit(2) from None
         if error.errno == errno.EPIPE:  # whoever read our output has gone, as `| head` does
             sys.stderr.close()
             raise SystemExit(0) from None
-        raise
+        place, full = error.filename or "files", error.errno == errno.ENOSPC
+        why = "the disk is full. Free some space" if full else f"{error.strerror or error}. See that it can be used"
+        echo(f"rank-xmodal: {place}: {why}, then run again.", err=True)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

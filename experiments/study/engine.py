@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import math
 import re
 from collections import defaultdict
@@ -23,12 +24,12 @@ from experiments.study.trial import Desk, Part, Trial
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
-from rank_xmodal.files import replacing
+from rank_xmodal.files import sha256, write_text
 from rank_xmodal.retrieval.gallery import DEPTH, has_split
 from rank_xmodal.training.loop import SELECTED_BY
 
 Say = Callable[[str], None]
-Done = Callable[[Outcome, bool], None]
+Done = Callable[[Outcome], None]
 Job = tuple[Trial, list[tuple[str, str]]]
 
 
@@ -66,8 +67,7 @@ def run(
 ) -> list[Outcome]:
     """Return an outcome for each row, direction, protocol and repeat; what `out` keeps is not made again.
 
-    One part is worked on at a time: only its lists are in memory. `done` is told of each outcome, and whether its last
-    trial was made now.
+    One part is worked on at a time: only its lists are in memory. `done` is told of each outcome.
     """
     outcomes: list[Outcome] = []
     frames: dict[tuple[str, Direction, str], list[pd.DataFrame]] = defaultdict(list)
@@ -89,7 +89,7 @@ def run(
                 if part.fold + 1 >= part.folds:  # the repeat is whole
                     outcomes.append(_outcome(plan, part, *of, pd.concat(frames.pop(of))))
                     if done:
-                        done(outcomes[-1], made)
+                        done(outcomes[-1])
     return sorted(outcomes, key=lambda one: [*plan.trained].index(one.row))
 
 
@@ -125,8 +125,7 @@ def study(
     empty = Table(f"{name}, {how}", SHOWN[:4], plan.against or (), note=note)
     table = tabulate(run(plan, data, directions, out, say), empty, plan.beside.rows)
     for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
-        with replacing(out / file) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(out / file, text)
     for line in table.lines:
         protocol, direction = line.of
         label = [line.row, *([protocol] if len(plan.protocols) > 1 else []), direction]
@@ -145,8 +144,13 @@ def log_run(
     tracker: Tracker, experiment: str, name: str, settings: dict[str, Any], of: dict[str, str], data: EmbeddingSet,
     figures: dict[str, float], parent: str | None = None,
 ) -> None:  # fmt: skip
-    """Log an MLflow run of a study; `of` are tags and parameters, both, and a figure that is NaN is left out."""
+    """Log an MLflow run of a study; `of` are tags and parameters, both, and a figure that is NaN is left out.
+
+    One that a study logged before, or was stopped at, is not logged twice.
+    """
+    figures = {key: value for key, value in figures.items() if not math.isnan(value)}
+    this = sha256(json.dumps([name, settings, of, data.fingerprint, figures, parent], sort_keys=True).encode())[:16]
     of = {**of, "dataset": data.name, "loss": str(settings.get("loss", ""))}
     tags = {**of, "mlflow.source.name": "rank-xmodal", "mlflow.source.git.commit": code_version()}
-    tracker.start(experiment, name, {**settings, **of}, tags, (data.name, data.fingerprint), parent=parent)
-    tracker.finish({key: value for key, value in figures.items() if not math.isnan(value)})
+    tracker.start(experiment, name, {**settings, **of}, tags, (data.name, data.fingerprint), this, parent)
+    tracker.finish(figures)

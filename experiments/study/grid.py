@@ -18,7 +18,7 @@ from experiments.study.table import Outcome, Table, lines_of
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER
-from rank_xmodal.files import read_json, replacing, sha256, write_json
+from rank_xmodal.files import sha256, write_text
 from rank_xmodal.training.loop import SELECTED_BY
 
 JUDGED = (SELECTED_BY, "R@1")
@@ -56,26 +56,21 @@ def search(
     plan = plan.model_copy(update={"judge": "val", "folds": None, "seeds": 1, "protocols": ("gallery",)})
     engine.parts_of(plan, data, [direction])
     settings = {name: row.settings.model_dump(mode="json") for name, row in plan.trained.items()}
-    identity = [settings, data.fingerprint, str(tracking and tracking.resolve())]
-    file = out / f"mlflow-{sha256(json.dumps(identity).encode())[:12]}.json"
-    known = read_json(file) if file.is_file() else {}
     first, *others = settings.values()
     same = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
     grid = {f"grid.{key}": ", ".join(map(str, values)) for key, values in plan.grid.items()}
     parent, of = Tracker(tracking, say), {"direction": direction, "dataset": data.name}
     experiment, told, dataset = f"grid {data.name}", f"grid {plan.name}, {direction}", (data.name, data.fingerprint)
     tags = {**of, "points": str(len(settings)), "mlflow.source.git.commit": code_version()}
-    parent.start(experiment, told, {**same, **grid, **of}, tags, dataset, known.get("parent"))
-    logged = set(known["points"] if known and parent.run_id == known["parent"] else ())
+    search = sha256(json.dumps([told, settings, data.fingerprint]).encode())[:16]
+    parent.start(experiment, told, {**same, **grid, **of}, tags, dataset, training=search)
 
-    def log(outcome: Outcome, made: bool) -> None:
-        if parent.run_id and (made or outcome.row not in logged):
+    def log(outcome: Outcome) -> None:
+        if parent.run_id:
             figures = {f"val/{metric_key(metric)}": outcome.report[RANKER][metric] for metric in JUDGED}
             figures["best_epoch"] = outcome.report["best_epoch"]
             point = (outcome.row, outcome.settings, of, data, figures, parent.run_id)
             engine.log_run(Tracker(tracking, say), experiment, *point)
-            logged.add(outcome.row)
-            write_json(file, {"parent": parent.run_id, "points": sorted(logged)})
 
     try:
         outcomes = engine.run(plan, data, [direction], out, say, log)
@@ -91,8 +86,7 @@ def search(
         "points.csv": pd.concat([keys, formats.frame(table)], axis=1).to_csv(index=False, float_format="%.8g"),
     }
     for name, text in texts.items():
-        with replacing(out / name) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     within = {"within_one_standard_error": float(sum(bool(line.facts["within"]) for line in table.lines))}
     final = {f"val/{metric_key(metric)}": value / 100 for metric, value in values.items()}
     parent.finish({**final, **within}, [out / name for name in texts])

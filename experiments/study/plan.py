@@ -61,9 +61,9 @@ class PlanFile(BaseModel):
     against: tuple[str, ...] | None = None
     protocols: tuple[Protocol, ...] = ("gallery",)
     judge: Literal["val", "test"] = "val"
-    seeds: int = Field(5, ge=1)
-    folds: int | None = Field(None, ge=2)
-    permutations: int = Field(2, ge=1)
+    seeds: int = Field(5, ge=1, le=10_000)
+    folds: int | None = Field(None, ge=2, le=1_000_000)
+    permutations: int = Field(2, ge=1, le=10_000)
     published: str | None = None
     note: str = ""
 

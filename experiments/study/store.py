@@ -6,6 +6,7 @@ import ast
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pandas as pd
 
 import experiments
 from experiments.study.trial import Trial
-from rank_xmodal.files import read_json, read_parquet, replacing, sha256, write_json
+from rank_xmodal.errors import UserError
+from rank_xmodal.files import read_json, read_parquet, replacing, sha256, sha256_of_file, write_json
 from rank_xmodal.scorers import class_of
 
 ROOT = Path(experiments.__file__).parents[1]
@@ -27,13 +29,14 @@ def keep(folder: Path, trial: Trial, fingerprint: str, make: Callable[[], pd.Dat
     known = identity(trial, fingerprint)
     path = folder / f"{trial.direction}-{sha256(repr(known).encode())[:16]}.parquet"
     facts, known["code"] = path.with_suffix(".json"), code_digest(trial)
-    if path.is_file() and facts.is_file() and read_json(facts) == known:
-        return read_parquet(path).to_pandas(), False
+    with suppress(UserError):  # missing, cut short or damaged: made again
+        if read_json(facts) == {**known, "sha256": sha256_of_file(path)}:
+            return read_parquet(path).to_pandas(), False
     frame = make()
     facts.unlink(missing_ok=True)  # stopped between the two writes, the old facts would vouch for the new frame
     with replacing(path) as part:
         frame.to_parquet(part, index=False)
-    write_json(facts, known)
+    write_json(facts, {**known, "sha256": sha256_of_file(path)})
     return frame, True
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rank_xmodal.files.reading import unreadable
+
 
 def sha256(*parts: bytes | memoryview | np.ndarray) -> str:
     """Return the hexadecimal SHA-256 of the parts, one after the other."""
@@ -17,9 +19,18 @@ def sha256(*parts: bytes | memoryview | np.ndarray) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes.
+
+    Raises
+    ------
+    UserError
+        If it can't be read.
+    """
     digest = hashlib.sha256()
-    with Path(path).open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
+    try:
+        with Path(path).open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise unreadable(path, error) from error
     return digest.hexdigest()

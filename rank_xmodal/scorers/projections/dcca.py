@@ -81,8 +81,8 @@ class DCCASettings(PairSettings):
         description="outputs of a network; never more than d or a quarter of the pairs: with more, any outputs "
         "would correlate",
     )
-    hidden: int = Field(512, ge=1, description="units of a hidden layer")
-    layers: int = Field(1, ge=0, description="hidden layers; the papers go deeper, on many more pairs")
+    hidden: int = Field(512, ge=1, le=65_536, description="units of a hidden layer")
+    layers: int = Field(1, ge=0, le=100, description="hidden layers; the papers go deeper, on many more pairs")
     r1: float = Field(10.0, ge=0, description="ridge of the images' covariance in the loss")
     r2: float = Field(10.0, ge=0, description="ridge of the texts' covariance in the loss")
     ridge: float = Field(0.1, ge=0, description="of the linear CCA on top")

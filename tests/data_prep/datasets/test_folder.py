@@ -124,3 +124,20 @@ def test_links_in_the_folder_may_lead_wherever_its_owner_likes(photos, tmp_path,
     (photos / "near.jpg").symlink_to(tmp_path / "disk" / "far.jpg")
     put(photos, "image,caption,split\ndisk/far.jpg,x,train\nnear.jpg,y,test\n")
     assert load("folder", photos, say=said).images["path"].tolist() == ["disk/far.jpg", "near.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("labels", [{"a": 1}] * 3, "the column 'labels' holds struct.*must hold text, or lists of it"),
+        ("caption", [b"x"] * 3, "the column 'caption' holds binary; it must hold text"),
+        ("split", [["train"]] * 3, "the column 'split' holds list"),
+    ],
+)
+def test_columns_of_something_else_are_never_dropped_in_silence(photos, tmp_path, said, column, values):
+    table = pd.DataFrame({"image": ["a.jpg", "B.JPG", "d.jpg"], "caption": ["x", "y", "z"], "split": ["train"] * 3})
+    table.assign(**{column: pd.Series(values, dtype=object)}).to_parquet(tmp_path / "my.parquet")
+    with pytest.raises(UserError, match=said):
+        load("folder", photos, captions=tmp_path / "my.parquet", say=lambda line: None)
+    table.assign(bytes=b"x", more=[{"a": 1}] * 3).to_parquet(tmp_path / "my.parquet")  # for which nobody asks
+    assert len(load("folder", photos, captions=tmp_path / "my.parquet", say=lambda line: None).texts) == 3
