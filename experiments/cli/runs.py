@@ -58,6 +58,7 @@ def train(
     lists = CandidateLists.read(lists_file, opened) if lists_file else None
     for way in options.DIRECTIONS if direction == "both" else [direction]:
         folder = out.with_name(f"{out.name}-{way}") if direction == "both" else out
+        untracked: list[str] = []
         with step_bar(say) as (tell, on_step):
             report = run_training(
                 opened,
@@ -69,10 +70,13 @@ def train(
                 overwrite=overwrite,
                 say=tell,
                 on_step=on_step,
+                untracked=untracked.append,
             )
         if report:
             _print_report(report)
         echo(f"wrote {folder}")
+        for line in untracked:  # said before, and easily missed there
+            say(line)
 
 
 @click.command()

@@ -161,4 +161,5 @@ def _array(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
     values = column.cast(pa.from_numpy_dtype(_COLUMNS[name])).to_numpy(zero_copy_only=False)
     if column.null_count or not pa.types.is_primitive(numbers):
         raise ValueError(f"{name} has {column.null_count} gaps, of type {numbers}")
+    values = np.array(values)  # Arrow's own memory may not be written to, and torch takes no such
     return values if name == "query" else values.reshape(count, -1)
