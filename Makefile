@@ -20,7 +20,7 @@ NAME = $(notdir $(patsubst %/,%,$(DATA)))
 SUFFIX = $(if $(filter-out full,$(FEATURES)),-$(FEATURES))$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
 LOSSES := lambdarank neuralndcg listnet ranknet
 
-.PHONY: help setup demo data verify-flickr30k verify-coco $(LOSSES) compare ablation crossval grid paper baselines bench ui test lint clean
+.PHONY: help setup demo data verify-flickr30k verify-coco $(LOSSES) compare ablation crossval grid paper baselines bench ui test faults lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
@@ -93,11 +93,15 @@ crossval: setup  ## The four losses over folds of a small set, against CLIP and 
 	$(STUDY) losses
 
 ui: setup  ## MLflow UI on 127.0.0.1
+	@test -f mlruns/mlflow.db || { echo "mlruns/mlflow.db: no runs yet. Train something first, such as make demo."; exit 2; }
 	@echo "MLflow UI: http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --default-artifact-root $(CURDIR)/mlruns/artifacts --host 127.0.0.1 --port $(PORT)
 
 test: setup  ## The test suite, doctests included; COVERAGE=1 prints what it doesn't reach
 	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term)
+
+faults: setup  ## The fault campaign: kills, full disks, broken files, hostile input (15 minutes); docs/reliability.md
+	$(BIN)/python -m tests.faults
 
 lint: setup  ## Linter and type checker
 	$(BIN)/ruff check .

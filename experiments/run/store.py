@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +38,17 @@ def open_store(folder: Path, *, make: bool = False) -> Any:
     from mlflow import MlflowClient
 
     target = folder / "mlflow.db"
-    if make and not target.is_file():
+    if make and not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "making the MLflow store", wait=True):
-            if not target.is_file():
+            if not target.exists():
                 _make(folder)
-    if not target.is_file():
+    if not target.exists():
         raise UserError(
             f"{folder}: holds no MLflow store (mlflow.db). Train something first, or name the right folder."
         )
     try:
+        _glance(target)  # what can't be opened at all MLflow tries for minutes
         client = MlflowClient(tracking_uri=store_uri(folder))
         client.search_experiments(max_results=1)
     except Exception as error:  # MLflow's own, SQLAlchemy's, Alembic's, SQLite's
@@ -64,6 +67,13 @@ def quiet() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _glance(target: Path) -> None:
+    """Check that it is a SQLite file with tables that were migrated to some version."""
+    with closing(sqlite3.connect(f"{target.resolve().as_uri()}?mode=rw", uri=True, timeout=30)) as base:
+        if not base.execute("select version_num from alembic_version").fetchall():
+            raise ValueError("its tables are of no version")
 
 
 def _make(folder: Path) -> None:

@@ -177,7 +177,7 @@ def _finish(
         gallery = rank_gallery(data, direction, "test")
         result = Result.of(fitted.stack, data, gallery, pick_device(settings.device), fitted.calibration)
         with replacing(staged / "test.parquet") as part:
-            result.table().to_parquet(part, index=False)
+            result.table().to_parquet(part, index=False, write_page_checksum=True)
     report = result.report if result else {}
     facts = {
         **identity,

@@ -188,7 +188,10 @@ def read_parquet(path: Path) -> pa.Table:
     """
     try:
         with Path(path).open("rb") as handle:
-            return pq.read_table(handle, page_checksum_verification=True)
+            table = pq.read_table(handle, page_checksum_verification=True)
+        table.validate()
+        _ = table.column_names  # which may be no UTF-8
+        return table
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise unreadable(path, error) from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:

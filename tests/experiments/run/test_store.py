@@ -55,8 +55,12 @@ def test_a_store_that_is_not_whole_is_told_with_its_remedy(tmp_path):
     tracker.start("e", "a", {}, {})
     assert "not a whole MLflow store" in tracker.failed
     assert len(said) == 1
-    (tmp_path / "mlflow.db").write_bytes(b"no database")
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 99)
     with pytest.raises(UserError, match="not a whole MLflow store"):
         open_store(tmp_path)
+    (tmp_path / "mlflow.db").unlink()
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(UserError, match="not a whole MLflow store"):
+        open_store(tmp_path, make=True)
     with pytest.raises(UserError, match="holds no MLflow store"):
         open_store(tmp_path / "none")
