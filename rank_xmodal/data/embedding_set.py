@@ -282,5 +282,6 @@ def fingerprint_of(data: EmbeddingSet) -> str:
         np.ascontiguousarray(data.relevance[["image", "text", "grade"]].to_numpy(np.int64)),
     ]
     for table, columns in ((data.images, ("image_id", "split")), (data.texts, ("text_id", "text", "split"))):
-        parts.extend("\x1f".join(map(str, table[c].tolist())).encode("utf-8", "surrogatepass") + b"\x1e" for c in columns)
+        for column in columns:
+            parts.append("\x1f".join(map(str, table[column].tolist())).encode("utf-8", "surrogatepass") + b"\x1e")
     return sha256(*parts)

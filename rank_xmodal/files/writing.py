@@ -21,7 +21,10 @@ from rank_xmodal.errors import UserError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 _LIFE = secrets.token_hex(3)  # of this process: where processes are few, as in containers, numbers come again
-_LEFT = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-(?P<life>[0-9a-f]{6})\.(?P<kind>part|old)")
+# The journal is SQLite's.
+_LEFT = re.compile(
+    r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-(?P<life>[0-9a-f]{6})\.(?P<kind>part|old)(-journal)?"
+)
 _DAY = 86_400.0
 _MANY = 64  # files from which on the whole disk is flushed at once
 
