@@ -107,7 +107,7 @@ def yaml_value(text: str, where: str) -> Any:
             return None
         _Nodes(where).size(root)
         return YamlLoader("").construct_document(root)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())[:300]}).") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from rank_xmodal.errors import UserError
 from rank_xmodal.files.digest import sha256
@@ -34,11 +34,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], told: dict[st
         As `replacing`.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # safetensors' own writing leaves .tmp files when it is killed, and files that nobody else may read.
+    whole = save(state, told)
     with replacing(path) as part:
-        part.touch()
-        mode = part.stat().st_mode
-        save_file(state, part, told)
-        part.chmod(mode)  # safetensors lets nobody else read
+        part.write_bytes(whole)
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
