@@ -99,7 +99,7 @@ def embed(
     paths = corpus.paths()
     sizes, image_keys = _image_keys(corpus, paths)
     set_key = _set_key(corpus, encoder, sizes)
-    recover(out)
+    recover(out.resolve().parent)
     finished = _finished(out, set_key)
     if finished is not None and not overwrite:
         say(f"{out}: already holds these embeddings; nothing to do")

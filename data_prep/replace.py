@@ -16,7 +16,7 @@ def check_replaceable(out: Path, overwrite: bool) -> None:
     UserError
         If it is something else: a folder of photos must not vanish because of a slip in --out.
     """
-    recover(out)
+    recover(out.resolve().parent)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -88,8 +88,8 @@ def kept_or_mined(out: Path, say: Callable[[str], None] = print) -> Miner:
         lists = mined(data, direction, settings)
         try:
             lists.write(own)
-        except UserError:
-            if os.access(own.parent if own.parent.exists() else data.root, os.W_OK):
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             lists.write(ours)
         return lists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -48,9 +49,11 @@ def open_store(folder: Path, *, make: bool = False) -> Any:
             f"{folder}: holds no MLflow store (mlflow.db). Train something first, or name the right folder."
         )
     try:
-        _glance(target)  # what can't be opened at all MLflow tries for minutes
+        _glance(target, make)  # what can't be opened at all MLflow tries for minutes
         client = MlflowClient(tracking_uri=store_uri(folder))
         client.search_experiments(max_results=1)
+    except UserError:
+        raise
     except Exception as error:  # MLflow's own, SQLAlchemy's, Alembic's, SQLite's
         why = " ".join(str(error).split())[:300]
         raise UserError(
@@ -69,8 +72,25 @@ def quiet() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _glance(target: Path) -> None:
-    """Check that it is a SQLite file with tables that were migrated to some version."""
+def _glance(target: Path, write: bool) -> None:
+    """Check that it is a SQLite file with tables that were migrated to some version, and may be written to if need be.
+
+    Raises
+    ------
+    UserError
+        If it may not be read or written.
+    Exception
+        If it is something else.
+    """
+    try:
+        target.open("r+b" if write else "rb").close()
+    except OSError as error:
+        if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+            raise
+        what = "written" if write else "read"
+        raise UserError(
+            f"{target}: may not be {what} ({error.strerror}). Ask its owner for permission, or name another --mlruns."
+        ) from error
     with closing(sqlite3.connect(f"{target.resolve().as_uri()}?mode=rw", uri=True, timeout=30)) as base:
         if not base.execute("select version_num from alembic_version").fetchall():
             raise ValueError("its tables are of no version")

@@ -20,7 +20,7 @@ from experiments.run.card import card
 from experiments.run.lists import kept_or_mined
 from experiments.run.procedure import Fitted, Plan
 from experiments.run.tracking import Tracker, give_up, metric_key
-from experiments.run.unfinished import Unfinished, held
+from experiments.run.unfinished import Unfinished
 from experiments.run.versions import code_version, versions
 from rank_xmodal import losses
 from rank_xmodal.data.candidate_lists import CandidateLists
@@ -28,7 +28,7 @@ from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER, SHOWN
-from rank_xmodal.files import read_json, replacing, sha256, write_json
+from rank_xmodal.files import held, read_json, replacing, sha256, write_json
 from rank_xmodal.retrieval.gallery import CLIP, has_split, rank_gallery
 from rank_xmodal.scorers import ScorerSettings
 from rank_xmodal.scorers.facts import read_facts
@@ -71,7 +71,7 @@ def run_training(
         "fingerprint": data.fingerprint,
         "lists_given": sha256(lists.query, lists.candidates, lists.labels) if lists else None,
     }
-    with held(out):
+    with held(out, "training into it"):
         work = Unfinished(out, identity)
         found = _finished(out, identity, work, overwrite, say)
         if found is not None:

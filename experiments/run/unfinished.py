@@ -9,37 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import locked, read_json, recover, remove, telling, write_json
+from rank_xmodal.files import read_json, remove, telling, write_json
 
 FOLDER = "checkpoint"
 _FACTS = "training.json"
-
-
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Hold a run's folder, made if need be, for this process; where nothing was put into it, it goes again.
-
-    Raises
-    ------
-    UserError
-        If another process trains into it, or it can't be made.
-    """
-    with telling(out):
-        recover(out)
-        out.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(out, "training into it"):
-            recover(out / FOLDER)
-            yield
-    finally:
-        with suppress(OSError):
-            out.rmdir()  # which an empty folder alone lets happen
 
 
 class Unfinished:

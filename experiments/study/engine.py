@@ -24,7 +24,7 @@ from experiments.study.trial import Desk, Part, Trial
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
-from rank_xmodal.files import sha256, write_text
+from rank_xmodal.files import held, sha256, write_text
 from rank_xmodal.retrieval.gallery import DEPTH, has_split
 from rank_xmodal.training.loop import SELECTED_BY
 
@@ -123,20 +123,21 @@ def study(
         how = f"{plan.folds} folds of {plan.permutations} permutations"
     note = f"{plan.note} Published: {plan.beside.note}".strip() if plan.published else plan.note
     empty = Table(f"{name}, {how}", SHOWN[:4], plan.against or (), note=note)
-    table = tabulate(run(plan, data, directions, out, say), empty, plan.beside.rows)
-    for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
-        write_text(out / file, text)
-    for line in table.lines:
-        protocol, direction = line.of
-        label = [line.row, *([protocol] if len(plan.protocols) > 1 else []), direction]
-        settings = plan.trained[line.row].settings.model_dump(mode="json") if line.row in plan.trained else {}
-        of = {"row": line.row, "protocol": protocol, "direction": direction}
-        figures = {metric_key(metric): line.figure(metric).mean for metric in SHOWN}
-        figures["R1_std"] = line.figure(TESTED).sd
-        for other, against in line.against.items():
-            safe = re.sub(r"[^\w. -]+", "-", other)  # what MLflow allows
-            figures |= {f"R1_gain_over_{safe}": against.gain, f"p_{safe}": against.holm}
-        log_run(Tracker(tracking, say), name, ", ".join(label), settings, of, data, figures)
+    with held(out, "at this study"):
+        table = tabulate(run(plan, data, directions, out, say), empty, plan.beside.rows)
+        for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
+            write_text(out / file, text)
+        for line in table.lines:
+            protocol, direction = line.of
+            label = [line.row, *([protocol] if len(plan.protocols) > 1 else []), direction]
+            settings = plan.trained[line.row].settings.model_dump(mode="json") if line.row in plan.trained else {}
+            of = {"row": line.row, "protocol": protocol, "direction": direction}
+            figures = {metric_key(metric): line.figure(metric).mean for metric in SHOWN}
+            figures["R1_std"] = line.figure(TESTED).sd
+            for other, against in line.against.items():
+                safe = re.sub(r"[^\w. -]+", "-", other)  # what MLflow allows
+                figures |= {f"R1_gain_over_{safe}": against.gain, f"p_{safe}": against.holm}
+            log_run(Tracker(tracking, say), name, ", ".join(label), settings, of, data, figures)
     return table
 
 

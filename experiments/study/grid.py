@@ -18,7 +18,7 @@ from experiments.study.table import Outcome, Table, lines_of
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER
-from rank_xmodal.files import sha256, write_text
+from rank_xmodal.files import held, sha256, write_text
 from rank_xmodal.training.loop import SELECTED_BY
 
 JUDGED = (SELECTED_BY, "R@1")
@@ -53,6 +53,13 @@ def search(
     """
     if not plan.grid:
         raise UserError(f"{plan.name}: has no grid. Give it one, or use `rank-xmodal study`.")
+    with held(out, "at this search"):
+        return _search(plan, data, direction, out, tracking, say)
+
+
+def _search(
+    plan: Plan, data: EmbeddingSet, direction: Direction, out: Path, tracking: Path | None, say: Say
+) -> tuple[Table, Path]:
     plan = plan.model_copy(update={"judge": "val", "folds": None, "seeds": 1, "protocols": ("gallery",)})
     engine.parts_of(plan, data, [direction])
     settings = {name: row.settings.model_dump(mode="json") for name, row in plan.trained.items()}

@@ -213,7 +213,7 @@ class EmbeddingSet:
         """
         path = Path(path)
         if not path.is_dir():
-            recover(path)  # a process that was killed while replacing it
+            recover(path.resolve().parent)  # a process that was killed while replacing it
         if not path.is_dir():
             raise UserError(f"{path}: no such folder. Make an embedding set with `rank-xmodal embed` or `import`.")
         meta = read_json(path / "meta.json")

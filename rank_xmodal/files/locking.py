@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rank_xmodal.errors import UserError
+from rank_xmodal.files.writing import recover, telling
 
 try:
     import fcntl
@@ -43,3 +44,24 @@ def locked(folder: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def held(out: Path, doing: str) -> Iterator[None]:
+    """Hold a folder of results, made if need be; where nothing was put into it, it goes again.
+
+    Raises
+    ------
+    UserError
+        If another process holds it, or it can't be made.
+    """
+    with telling(out):
+        recover(out.parent)
+        out.mkdir(parents=True, exist_ok=True)
+        recover(out)
+    with locked(out, doing):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                out.rmdir()  # which an empty folder alone lets happen

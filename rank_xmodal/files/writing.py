@@ -21,8 +21,7 @@ from rank_xmodal.errors import UserError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 _LIFE = secrets.token_hex(3)  # of this process: where processes are few, as in containers, numbers come again
-# The journal is SQLite's.
-_LEFT = re.compile(
+_LEFT = re.compile(  # a journal is SQLite's
     r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-(?P<life>[0-9a-f]{6})\.(?P<kind>part|old)(-journal)?"
 )
 _DAY = 86_400.0
@@ -47,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with telling(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            recover(path)
+            recover(path.parent)
             yield part
             _flush(part)
             if part.is_dir() and path.is_dir():
@@ -81,13 +80,13 @@ def telling(path: Path) -> Iterator[None]:
         raise
 
 
-def recover(path: Path) -> None:
-    """Put back what a process was about to replace when it died, and remove what dead processes left beside `path`.
+def recover(folder: Path) -> None:
+    """Put back what processes were about to replace in a folder when they died, and remove what else they left there.
 
     Of processes of another machine, which can't be asked for, only what is older than a day.
     """
     with suppress(OSError):  # a place that may not be written to is nobody's to tidy
-        for entry in list(os.scandir(Path(path).parent)):
+        for entry in list(os.scandir(folder)):
             found = _LEFT.fullmatch(entry.name)
             if found is None or not _dead(found, entry):
                 continue

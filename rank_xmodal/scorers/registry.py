@@ -115,7 +115,7 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
     kind = values.pop("ranker", None)
     if kind is not None and "scorer" not in values:
-        values["scorer"] = {"rank_xmodal": DEFAULT}.get(kind, kind)
+        values["scorer"] = DEFAULT if kind == "rank_xmodal" else kind
         if kind == "allrank":  # it never looked at these
             values = {key: v for key, v in values.items() if key not in ("features", "blocks", "without", "residual")}
     return values

@@ -1,5 +1,6 @@
 """A training killed anywhere is gone on with by the same command, ends as it would have, and loses nothing."""
 
+import errno
 import json
 import os
 
@@ -7,10 +8,10 @@ import pytest
 
 from experiments.run import procedure, train, unfinished
 from experiments.run.tracking import Tracker
-from experiments.run.unfinished import Unfinished, held
+from experiments.run.unfinished import Unfinished
 from rank_xmodal import scorers
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import replacing
+from rank_xmodal.files import held, locked, replacing
 from rank_xmodal.scorers.folder import load
 
 CHOSEN = {
@@ -182,9 +183,16 @@ def test_a_checkpoint_is_not_resumed_on_other_lists(go, tmp_path, monkeypatch):
 
 
 def test_two_at_once(go, tmp_path):
-    with held(tmp_path / "run"), pytest.raises(UserError, match="another process is training into it"):
+    with (
+        held(tmp_path / "run", "training into it"),
+        pytest.raises(UserError, match="another process is training into it"),
+    ):
         go()
     assert not (tmp_path / "run").exists(), "nothing was put into it"
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run", "training into it"), pytest.raises(UserError, match="another process"):
+        go()
+    assert (tmp_path / "run").is_dir(), "the one that was refused doesn't remove it"
     go()
 
 
@@ -204,11 +212,10 @@ def test_a_set_that_may_not_be_written_to_is_trained_on(go, whole, tmp_path, mon
 
     def refused(path):
         if "/set/" in str(path):
-            raise UserError(f"{path}: can't be written (Permission denied).")
+            raise UserError(f"{path}: can't be written.") from PermissionError(errno.EACCES, "Permission denied")
         return real(path)
 
     monkeypatch.setattr("rank_xmodal.data.candidate_lists.replacing", refused)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
     go()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {*whole[0], "report.html", "lists"}
     assert list((tmp_path / "run" / "lists").glob("t2i-train-*.parquet"))
