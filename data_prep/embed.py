@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ import torch
 from data_prep.datasets.corpus import Corpus
 from data_prep.encoder import Encoder
 from data_prep.images import check_header, files_digest
-from data_prep.partial import Partial, Side, folder_of
+from data_prep.partial import Partial, Side
 from data_prep.progress import progress_bar
 from data_prep.replace import check_replaceable
 from rank_xmodal.data.embedding_set import EmbeddingSet
@@ -100,14 +99,16 @@ def embed(
     sizes, image_keys = _image_keys(corpus, paths)
     set_key = _set_key(corpus, encoder, sizes)
     recover(out.resolve().parent)
+    partial = Partial(out, encoder.identity, encoder.dim, say)
     finished = _finished(out, set_key)
     if finished is not None and not overwrite:
         say(f"{out}: already holds these embeddings; nothing to do")
-        shutil.rmtree(folder_of(out), ignore_errors=True)  # of a run that was killed at its very end
+        partial.discard()
         return finished
     check_replaceable(out, overwrite)
     text_keys = [_digest("text", text) for text in corpus.texts["text"]]
-    with Partial(out, encoder.identity, encoder.dim, say) as partial:
+    with partial:
+        check_replaceable(out, overwrite)  # another process may have finished meanwhile
         images, texts = partial.open("image"), partial.open("text")
         times = [
             _encode_images(corpus, paths, image_keys, encoder, images, batch_size, workers, progress, say),

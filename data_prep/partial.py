@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import locked, read_json, telling, write_json
+from rank_xmodal.files import locked, read_json, remove, telling, write_json
 
 _KEY = 16  # bytes that name an item, a digest of what was encoded,
 _SUM = 4  # and the CRC-32 of its row behind them
 _BLOCK = 65_536  # rows read at a time
 _MARKER = "settings.json"
+_OURS = {_MARKER, *(f"{side}.{kind}" for side in ("image", "text") for kind in ("f16", "keys", "ordered"))}
 
 
 def folder_of(out: Path) -> Path:
@@ -54,16 +54,34 @@ class Partial:
         with telling(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._held.enter_context(locked(self.folder, "embedding into the same --out"))
-        with telling(self.folder):
-            found = _settings(self.folder / _MARKER)
-            if found != self.settings:
-                if found is not None:
-                    other = [key for key in self.settings if found.get(key) != self.settings[key]]
-                    self.say(f"{self.folder}: partial work of another {', '.join(other)} is thrown away")
-                for path in self.folder.iterdir():
-                    path.unlink()
-                write_json(self.folder / _MARKER, self.settings)
+        try:
+            self._begin()
+        except BaseException:
+            self._held.close()
+            raise
         return self
+
+    def _begin(self) -> None:
+        found = _settings(self.folder / _MARKER)
+        if found == self.settings:
+            return
+        others = [path.name for path in self.folder.iterdir() if path.name not in _OURS and path.name[0] != "."]
+        if others:
+            raise UserError(f"{self.folder}: holds {others[0]!r}, which is no work of embed. Move the folder away.")
+        if found is not None:
+            other = [key for key in self.settings if found.get(key) != self.settings[key]]
+            self.say(f"{self.folder}: partial work of another {', '.join(other)} is thrown away")
+        with telling(self.folder):
+            for path in self.folder.iterdir():
+                path.unlink()
+        write_json(self.folder / _MARKER, self.settings)
+
+    def discard(self) -> None:
+        """Remove what a run of these settings left that was killed at its very end; another's work stays."""
+        with suppress(UserError, OSError):
+            if _settings(self.folder / _MARKER) == self.settings:
+                with locked(self.folder, "embedding"):
+                    self.remove()
 
     def __exit__(self, *_: object) -> None:
         """Let others have it."""
@@ -75,7 +93,8 @@ class Partial:
 
     def remove(self) -> None:
         """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            remove(self.folder)
 
 
 class Side:

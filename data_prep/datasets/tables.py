@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_parquet
-from rank_xmodal.files.reading import unreadable
+from rank_xmodal.files.reading import is_text, unreadable
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,8 @@ def _read_parquet(path: Path) -> Table:
 
 def _is_text(kind: pa.DataType) -> bool:
     """Return whether a column's values can be read as text as they stand."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
-    return any(
-        is_it(kind) for is_it in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, *numbers)
-    )
+    return is_text(kind) or any(is_it(kind) for is_it in numbers)
 
 
 def _is_list_of_text(kind: pa.DataType) -> bool:

@@ -50,6 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         echo("rank-xmodal: interrupted. Run the same command to go on.", err=True)
         raise SystemExit(130) from None
+    except UnicodeEncodeError as error:
+        part = error.object[max(0, error.start - 20) : error.end + 20]
+        echo(f"rank-xmodal: {part!r}: a name or path that is no UTF-8. Rename it, then run again.", err=True)
+        raise SystemExit(2) from None
     except MemoryError:
         echo("rank-xmodal: the memory is full. Close what else runs, or take a smaller set or model.", err=True)
         raise SystemExit(2) from None

@@ -17,6 +17,10 @@ class _Path(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":  # to pathlib, the current folder
             self.fail("the path is empty. Name a file or a folder; the current one is '.'.", param, ctx)
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            self.fail("the path is no UTF-8, which the files that name it must be. Rename it.", param, ctx)
         return super().convert(value, param, ctx)
 
 

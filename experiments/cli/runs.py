@@ -56,6 +56,10 @@ def train(
     if direction == "both" and lists_file:
         raise UserError("--lists: lists are of one direction. Train each --direction by itself.")
     lists = CandidateLists.read(lists_file, opened) if lists_file else None
+    if direction == "both" and out.name in ("", ".."):
+        out = out.resolve()
+    if direction == "both" and not out.name:
+        raise UserError(f"--out {out}: has no name that could be followed by -t2i. Name a folder.")
     for way in options.DIRECTIONS if direction == "both" else [direction]:
         folder = out.with_name(f"{out.name}-{way}") if direction == "both" else out
         untracked: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sqlite3
@@ -35,9 +34,7 @@ def open_store(folder: Path, *, make: bool = False) -> Any:
     UserError
         If there is none and none is to be made, it is not whole, or of another version of MLflow.
     """
-    quiet()
-    from mlflow import MlflowClient
-
+    client_of = _mlflow()
     target = folder / "mlflow.db"
     if make and not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +47,7 @@ def open_store(folder: Path, *, make: bool = False) -> Any:
         )
     try:
         _glance(target, make)  # what can't be opened at all MLflow tries for minutes
-        client = MlflowClient(tracking_uri=store_uri(folder))
+        client = client_of(tracking_uri=store_uri(folder))
         client.search_experiments(max_results=1)
     except UserError:
         raise
@@ -64,12 +61,15 @@ def open_store(folder: Path, *, make: bool = False) -> Any:
     return client
 
 
-def quiet() -> None:
-    """Turn off MLflow's chatter: migrations, a git warning, anonymous usage reports."""
+def _mlflow() -> Any:
+    """Import MLflow without its chatter: migrations, a git warning, anonymous usage reports."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    for noisy in ("mlflow", "alembic", "sqlalchemy"):  # after the import, which sets them
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they would log is thrown, too, and told in a line
+    return MlflowClient
 
 
 def _glance(target: Path, write: bool) -> None:
@@ -83,17 +83,19 @@ def _glance(target: Path, write: bool) -> None:
         If it is something else.
     """
     try:
-        target.open("r+b" if write else "rb").close()
-    except OSError as error:
-        if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
-            raise
-        what = "written" if write else "read"
-        raise UserError(
-            f"{target}: may not be {what} ({error.strerror}). Ask its owner for permission, or name another --mlruns."
-        ) from error
-    with closing(sqlite3.connect(f"{target.resolve().as_uri()}?mode=rw", uri=True, timeout=30)) as base:
-        if not base.execute("select version_num from alembic_version").fetchall():
-            raise ValueError("its tables are of no version")
+        with closing(sqlite3.connect(f"{target.resolve().as_uri()}?mode=rw", uri=True, timeout=30)) as base:
+            if not base.execute("select version_num from alembic_version").fetchall():
+                raise ValueError("its tables are of no version")
+            if write:
+                base.execute("begin immediate")
+                base.rollback()
+    except sqlite3.OperationalError as error:
+        if target.is_file() and ("readonly" in str(error) or "unable to open" in str(error)):
+            raise UserError(
+                f"{target}: may not be {'written' if write else 'read'} ({error}). Ask its owner for permission, or "
+                "name another --mlruns."
+            ) from error
+        raise
 
 
 def _make(folder: Path) -> None:

@@ -48,7 +48,9 @@ class Tracker:
         self.run_id: str | None = None
         self.failed = ""
         self._client: Any = None
-        self._known: dict[str, float] = {}  # metrics of a run that was taken up again
+        self._left: Any = None  # the client that failed
+        self._before = ""  # the status of a run that was taken up again,
+        self._known: dict[str, float] = {}  # and its metrics
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -56,9 +58,9 @@ class Tracker:
             yield
         except Exception as error:  # whatever MLflow, SQLite or the disk throws: the training matters more
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            self.failed = f"{kind}{error}"
+            self.failed = f"{kind}{(str(error).splitlines() or [''])[0][:300]}"
             self.say(f"MLflow tracking stopped ({self.failed}); the training goes on without it.")
-            self._client = None
+            self._left, self._client = self._client or self._left, None
 
     def start(
         self,
@@ -93,14 +95,26 @@ class Tracker:
                 run = client.create_run(number, tags={k: _clean(v) for k, v in tags.items()}, run_name=name)
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
-                self._known = dict(run.data.metrics)
+                self._before, self._known = run.info.status, dict(run.data.metrics)
+            self.run_id, self._client = run.info.run_id, client
             # Said again to a run that was taken up: its training may have been killed right here.
             flat = [Param(key, _clean(value)[:_LONGEST]) for key, value in params.items()]
             client.log_batch(run.info.run_id, params=flat)
             if dataset is not None and not (run.inputs and run.inputs.dataset_inputs):
                 entity = Dataset(_clean(dataset[0]), dataset[1][:36], "local", json.dumps({"fingerprint": dataset[1]}))
                 client.log_inputs(run.info.run_id, [DatasetInput(entity, [])])
-            self.run_id, self._client = run.info.run_id, client
+
+    def take_up(self, run_id: str) -> bool:
+        """Go on with a run that was left RUNNING; say whether it was."""
+        if self.folder is None or not (self.folder / "mlflow.db").is_file():
+            return False
+        with contextlib.suppress(Exception):  # such as a run that was deleted
+            client = open_store(self.folder)
+            run = client.get_run(run_id)
+            if run.info.status == "RUNNING":
+                self._before, self._known = run.info.status, dict(run.data.metrics)
+                self.run_id, self._client = run_id, client
+        return self.run_id is not None
 
     def epoch(self, figures: dict[str, float]) -> None:
         """Log one epoch: loss, lr and seconds under train/, what begins with val_ under val/."""
@@ -126,21 +140,29 @@ class Tracker:
     ) -> None:
         """Log final metrics and files, and close the run as FINISHED, FAILED or KILLED.
 
-        `history` are all epochs: those that a run taken up again lacks are logged now.
+        `history` are all epochs of a training, some of which the run may lack: those are logged now. Where tracking
+        failed on the way, all is tried once more.
         """
+        if self.run_id is not None and self._client is None and self._left is not None:
+            self._client, self.failed = self._left, ""
         if self._client is None:
             return
-        if history and self._known:
+        if status != "FINISHED" and self._before == "FINISHED":
+            status = "FINISHED"  # a run that was whole isn't less so because its repeat was stopped
+        if history:
             with self._guarded():
                 self._log(self._lacking(history))
         self._log((key, value, 0) for key, value in (metrics or {}).items() if self._known.get(key) != value)
+        if self._before and self.folder is not None:  # what MLflow left half copied when it was killed
+            for half in (self.folder / "artifacts" / str(self.run_id) / "artifacts").glob(".artifact.uploading.*"):
+                half.unlink(missing_ok=True)
         for path in artifacts or []:
             if self._client is not None:
                 with self._guarded():
                     self._client.log_artifact(self.run_id, str(path))
-        if self._client is not None:
-            with self._guarded():
-                self._client.set_terminated(self.run_id, status)
+        closing = self._client or self._left
+        with contextlib.suppress(Exception) if self._client is None else self._guarded():
+            closing.set_terminated(self.run_id, status)
 
     def _lacking(self, history: list[dict[str, float]]) -> list[tuple[str, float, int]]:
         keys = {key for figures in history for key in _named(figures)}
@@ -168,19 +190,35 @@ def _experiment(client: Any, name: str, artifacts: str) -> str:
         with contextlib.suppress(MlflowException):  # another process has made it meanwhile
             return str(client.create_experiment(name, artifacts, {"mlflow.experimentKind": "custom_model_development"}))
         found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage != "active":
+        raise UserError(
+            f"the MLflow experiment {name!r} was deleted. Bring it back with `mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}`, or call the set otherwise."
+        )
     return str(found.experiment_id)
 
 
-def give_up(folder: Path | None, experiment: str, training: str) -> None:
-    """Close the run of a training that was interrupted and that nobody will go on with, as KILLED."""
-    if folder is None or not (folder / "mlflow.db").is_file():
-        return
-    with contextlib.suppress(Exception):  # it is no work of the training that begins now
-        client = open_store(folder)
-        found = client.get_experiment_by_name(_clean(experiment))
-        for run in client.search_runs([found.experiment_id], f"tags.{_TRAINING} = '{training}'"):
-            if run.info.status == "RUNNING":
-                client.set_terminated(run.info.run_id, "KILLED")
+def give_up(dropped: list[dict[str, str]]) -> None:
+    """Close MLflow runs that nobody will go on with, as KILLED; each says its store, experiment and name."""
+    for one in dropped:
+        folder = Path(one["store"])
+        if not (folder / "mlflow.db").is_file():
+            continue
+        with contextlib.suppress(Exception):  # it is no work of the training that begins now
+            client = open_store(folder)
+            found = client.get_experiment_by_name(_clean(one["experiment"]))
+            for run in client.search_runs([found.experiment_id], f"tags.{_TRAINING} = '{one['name']}'"):
+                if run.info.status == "RUNNING":
+                    client.set_terminated(run.info.run_id, "KILLED")
+
+
+def give_up_run(folder: Path | None, run_id: str) -> None:
+    """Close the run of a training that an earlier version left unfinished."""
+    if folder is not None and (folder / "mlflow.db").is_file():
+        with contextlib.suppress(Exception):
+            client = open_store(folder)
+            if client.get_run(run_id).info.status == "RUNNING":
+                client.set_terminated(run_id, "KILLED")
 
 
 def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:

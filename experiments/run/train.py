@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from experiments.report.page import write_report
+from experiments.report.page import report_of_run, write_report
 from experiments.report.plots import plot_reliability, plot_run
 from experiments.results.names import run_name
 from experiments.results.result import Result, rows_in
@@ -19,7 +19,7 @@ from experiments.run import procedure
 from experiments.run.card import card
 from experiments.run.lists import kept_or_mined
 from experiments.run.procedure import Fitted, Plan
-from experiments.run.tracking import Tracker, give_up, metric_key
+from experiments.run.tracking import Tracker, give_up, give_up_run, metric_key
 from experiments.run.unfinished import Unfinished
 from experiments.run.versions import code_version, versions
 from rank_xmodal import losses
@@ -32,7 +32,7 @@ from rank_xmodal.files import held, read_json, replacing, sha256, write_json
 from rank_xmodal.retrieval.gallery import CLIP, has_split, rank_gallery
 from rank_xmodal.scorers import ScorerSettings
 from rank_xmodal.scorers.facts import read_facts
-from rank_xmodal.scorers.folder import FILES, save
+from rank_xmodal.scorers.folder import FILES, load, save
 from rank_xmodal.training.watch import Watch
 
 OF_TEST = ("test.json", "test.parquet", "report.html")
@@ -73,15 +73,22 @@ def run_training(
     }
     with held(out, "training into it"):
         work = Unfinished(out, identity)
-        found = _finished(out, identity, work, overwrite, say)
+        found = _finished(data, identity, work, overwrite, say)
         if found is not None:
-            return found
+            report: dict[str, Any] = found.get("test") or {}
+            tracker = Tracker(tracking, say)
+            if found.get("mlflow_run") and tracker.take_up(found["mlflow_run"]):  # what it could not be told then
+                _log(tracker, data, direction, settings, out, found.get("history") or [], report)
+            return report
         work.check(overwrite)
         prepared = procedure.plan(data, direction, settings, lists=lists, mine=kept_or_mined(out, say))
         say(f"{run_name(settings, direction)}: {_what_from(prepared)}")
-        dropped = work.begin(data.name)
-        if dropped is not None:
-            give_up(tracking, *dropped)
+        earlier = work.earlier_run()
+        if earlier is not None:
+            say("  an earlier version left this training unfinished; it begins anew")
+            give_up_run(tracking, earlier)
+        work.begin(tracking, data.name)
+        give_up(work.dropped)
         if work.resumed:
             say("  going on with the training that was interrupted")
         tracker = Tracker(tracking, say)
@@ -121,31 +128,37 @@ def _on_epoch(tracker: Tracker, say: Callable[[str], None], figures: dict[str, f
 
 
 def _finished(
-    out: Path, identity: dict[str, Any], work: Unfinished, overwrite: bool, say: Callable[[str], None]
+    data: EmbeddingSet, identity: dict[str, Any], work: Unfinished, overwrite: bool, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Return the report of the same training where `out` holds it already, and whole."""
-    if work.is_ours() or not (out / "config.json").is_file():
-        return None
+    """Return what config.json says of the same training where its folder holds it already, and whole."""
+    out = work.out
     try:
+        if work.is_ours() or not (out / "config.json").is_file():
+            return None
         facts = read_facts(out)
     except UserError:
         if overwrite:
             return None
         raise
-    if all(facts.get(key) == value for key, value in identity.items()):
-        wanted = [*FILES, *(OF_TEST if facts.get("test") else ())]
-        missing = [name for name in wanted if not (out / name).is_file()]
-        if missing:
-            say(f"{out}: trained, but {', '.join(missing)} is missing; training it again.")
+    if any(facts.get(key) != value for key, value in identity.items()):
+        if overwrite:
             return None
-        say(f"{out}: already trained with these settings on this data; reading its report.")
-        return facts.get("test") or {}
-    if not overwrite:
         raise UserError(
             f"{out}: holds a ranker trained with other settings or on other data. "
             "Choose another --out, or replace it with --overwrite."
         )
-    return None
+    try:
+        load(out)
+    except UserError as error:
+        say(f"{error} Training it again now.")
+        return None
+    say(f"{out}: already trained with these settings on this data; reading its report.")
+    report: dict[str, Any] = facts.get("test") or {}
+    if report and not (out / "test.json").is_file():
+        write_json(out / "test.json", report)
+    if report and not (out / "report.html").is_file():
+        report_of_run(out, data, out / "report.html", device=str(identity["settings"]["device"]))
+    return facts
 
 
 def _what_from(prepared: Plan) -> str:
@@ -198,7 +211,7 @@ def _finish(
         write_report(staged / "report.html", work.out.name, data, read_json(staged / "config.json"), result)
     work.publish(staged, (*FILES, *OF_TEST))
     if tracker.run_id is not None:  # else nobody to log the pictures for, and drawing takes most of a second
-        _log(tracker, data, direction, settings, work.out, fitted, report)
+        _log(tracker, data, direction, settings, work.out, fitted.history, report)
     return report
 
 
@@ -208,21 +221,21 @@ def _log(
     direction: Direction,
     settings: ScorerSettings,
     out: Path,
-    fitted: Fitted,
+    history: list[dict[str, float]],
     report: dict[str, Any],
 ) -> None:
     """Close the MLflow run with its figures, pictures and files."""
     title = f"{data.name}: {run_name(settings, direction)}"
     with tempfile.TemporaryDirectory() as folder:
         pictures = [Path(folder) / "run.png"]
-        plot_run(fitted.history, report, title, pictures[0])
+        plot_run(history, report, title, pictures[0])
         if "calibration" in report:
             pictures.append(Path(folder) / "reliability.png")
             plot_reliability(report["calibration"], title, pictures[-1])
         dumped = Path(folder) / "settings.yaml"
         dumped.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
         artifacts = [out / name for name in (*FILES, *OF_TEST) if (out / name).is_file()]
-        tracker.finish(_final(report), [*artifacts, *pictures, dumped], history=fitted.history)
+        tracker.finish(_final(report), [*artifacts, *pictures, dumped], history=history)
 
 
 def _final(report: dict[str, Any]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What an unfinished training has: the folder `checkpoint` in its run's folder, made first and removed last.
 
-So a run's folder with it holds no finished run, whatever else stands in there, and one without it does; and a training
-that was killed, wherever, is gone on with by the same command.
+So where it is, what stands beside it is not yet all of that training's, and where it isn't, nothing is unfinished; a
+training that was killed, wherever, is gone on with by the same command.
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import read_json, remove, telling, write_json
+from rank_xmodal.files import flush_folder, read_json, remove, telling, write_json
 
 FOLDER = "checkpoint"
 _FACTS = "training.json"
+_EARLIER = ("state.json", "state.safetensors")  # of a training that an earlier version left unfinished
+_OURS = {_FACTS, "fit.safetensors", "refit.safetensors", "finished", *_EARLIER}
+_KEYS = {"identity", "name", "out", "tracked", "dropped"}
+
+Tracked = dict[str, str]
+"""Where MLflow knows a training: store, the folder; experiment; name, the value of its tag."""
 
 
 class Unfinished:
@@ -37,20 +43,31 @@ class Unfinished:
         What no other training is called; MLflow knows it by this.
     resumed : bool
         Whether it goes on with a training that was interrupted.
+    dropped : list of Tracked
+        MLflow runs that nobody will go on with.
     """
 
     def __init__(self, out: Path, identity: dict[str, Any]) -> None:
         self.out, self.folder, self.identity = out, out / FOLDER, identity
         self.name, self.resumed = "", False
+        self.dropped: list[Tracked] = []
 
     @property
     def found(self) -> dict[str, Any] | None:
-        """What is said of the training that is kept here, None without one; states of nobody knows what are none."""
-        try:
-            facts = read_json(self.folder / _FACTS)
-        except UserError:
+        """What is said of the training that is kept here; None without one.
+
+        Raises
+        ------
+        UserError
+            If it can't be read: what may be hours of work must not count as none.
+        """
+        file = self.folder / _FACTS
+        if not file.exists():
             return None
-        return facts if isinstance(facts, dict) and {"identity", "name", "experiment"} <= facts.keys() else None
+        facts = read_json(file)
+        if not isinstance(facts, dict) or not facts.keys() >= _KEYS or not isinstance(facts["dropped"], list):
+            raise UserError(f"{file}: doesn't say which training is unfinished here. Drop that with --overwrite.")
+        return facts
 
     def is_ours(self) -> bool:
         """Return whether this very training is kept here."""
@@ -58,15 +75,21 @@ class Unfinished:
         return facts is not None and facts["identity"] == self.identity
 
     def check(self, overwrite: bool) -> None:
-        """Check that no other training's work would be lost.
+        """Check that no work of another training, or of the user's own, would be lost.
 
         Raises
         ------
         UserError
-            If there is some, and `overwrite` is false.
+            If there is some, and `overwrite` is false or doesn't mean it.
         """
+        others = [path.name for path in self.folder.glob("*") if path.name not in _OURS and path.name[0] != "."]
+        if others or (self.folder.exists() and not self.folder.is_dir()):
+            what = f"holds {others[0]!r}, which is" if others else "is a file and"
+            raise UserError(f"{self.folder}: {what} no work of a training. Move it away, or choose another --out.")
+        if overwrite:
+            return
         facts = self.found
-        if facts is None or self.is_ours() or overwrite or not any(self.folder.glob("*.safetensors")):
+        if facts is None or facts["identity"] == self.identity or not any(self.folder.glob("*.safetensors")):
             return
         known = facts["identity"] if isinstance(facts["identity"], dict) else {}
         other = next((key for key in self.identity if known.get(key) != self.identity[key]), "settings")
@@ -75,18 +98,38 @@ class Unfinished:
             "another --out, or drop it with --overwrite."
         )
 
-    def begin(self, experiment: str) -> tuple[str, str] | None:
-        """Go on with this training, or begin it; return experiment and name of another one that was dropped for it."""
-        facts = self.found
-        if facts is not None and self.is_ours():
+    def begin(self, store: Path | None, experiment: str) -> None:
+        """Go on with this training, or begin it, tracked in `store`."""
+        try:
+            facts = self.found
+        except UserError:  # to be overwritten, or `check` would have said so
+            facts = None
+        if facts is not None:
+            self.dropped = list(facts["dropped"])
+        if facts is not None and facts["identity"] == self.identity:
             self.name, self.resumed = str(facts["name"]), True
-            return None
-        self.remove()
-        with telling(self.folder):
-            self.folder.mkdir()
-        self.name = secrets.token_hex(8)
-        write_json(self.folder / _FACTS, {"name": self.name, "experiment": experiment, "identity": self.identity})
-        return None if facts is None else (str(facts["experiment"]), str(facts["name"]))
+        else:
+            self.remove()
+            with telling(self.folder):
+                self.folder.mkdir()
+        if not self.resumed or facts is None or facts["out"] != str(self.out):
+            # A copy of a training's folder, or one that was moved, gets a run of its own.
+            self.name = secrets.token_hex(8)
+        tracked = store and {"store": str(store.resolve()), "experiment": experiment, "name": self.name}
+        if facts is not None and facts["tracked"] and facts["tracked"] != tracked and not self._goes_on(facts):
+            self.dropped.append(facts["tracked"])
+        write_json(
+            self.folder / _FACTS,
+            {
+                "name": self.name, "out": str(self.out), "tracked": tracked, "dropped": self.dropped,
+                "identity": self.identity,
+            },
+        )  # fmt: skip
+
+    def _goes_on(self, facts: dict[str, Any]) -> bool:
+        """Return whether the folder that this one was copied from is still there, unfinished."""
+        source = Path(str(facts["out"]))
+        return source != self.out and (source / FOLDER / _FACTS).is_file()
 
     def stage(self) -> Path:
         """Return an empty folder for the files of the finished run."""
@@ -110,6 +153,17 @@ class Unfinished:
             for name in reversed(all_files):
                 if (staged / name).exists():
                     os.replace(staged / name, self.out / name)
+            flush_folder(self.out)
+
+    def earlier_run(self) -> str | None:
+        """Return the MLflow run of a training that an earlier version left unfinished, and forget it."""
+        file = self.out / "checkpoint.run"
+        if not file.is_file():
+            return None
+        with telling(file):
+            known = file.read_text(encoding="utf-8", errors="replace").strip()
+            file.unlink()
+        return known
 
     def remove(self) -> None:
         """Remove the folder: renamed in one step, then deleted, so that there is never half of it."""

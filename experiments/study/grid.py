@@ -69,7 +69,7 @@ def _search(
     parent, of = Tracker(tracking, say), {"direction": direction, "dataset": data.name}
     experiment, told, dataset = f"grid {data.name}", f"grid {plan.name}, {direction}", (data.name, data.fingerprint)
     tags = {**of, "points": str(len(settings)), "mlflow.source.git.commit": code_version()}
-    search = sha256(json.dumps([told, settings, data.fingerprint]).encode())[:16]
+    search = sha256(json.dumps([told, settings, data.fingerprint, str(out.resolve())]).encode())[:16]
     parent.start(experiment, told, {**same, **grid, **of}, tags, dataset, training=search)
 
     def log(outcome: Outcome) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from rank_xmodal.errors import UserError
 
@@ -64,6 +66,21 @@ def check_shapes(data: EmbeddingSet, where: str) -> None:
             )
 
 
+def _check_words(column: pd.Series[Any], where: str) -> None:
+    """Check that a column has no gap, and can be written as UTF-8."""
+    gaps = np.flatnonzero(column.isna().to_numpy())
+    if len(gaps):
+        raise UserError(f"{where}: row {gaps[0]} has no value. Give it one or delete the row.")
+    values = column.tolist()
+    try:
+        "".join(map(str, values)).encode()
+    except UnicodeEncodeError:
+        row = next(row for row, value in enumerate(values) if re.search("[\ud800-\udfff]", str(value)))
+        raise UserError(
+            f"{where}: row {row} holds {str(values[row])[:50]!r}, which is no Unicode text. Mend it or delete the row."
+        ) from None
+
+
 def check(data: EmbeddingSet, where: str) -> None:
     """Check everything that a set must have before it is written, see `EmbeddingSet.write`."""
     check_shapes(data, where)
@@ -71,6 +88,8 @@ def check(data: EmbeddingSet, where: str) -> None:
     for side, emb, table in (("image", data.image_emb, data.images), ("text", data.text_emb, data.texts)):
         if not len(emb):
             raise UserError(f"{where}: there are no {side}s.")
+        for column in (f"{side}_id", "split", *(["text"] if side == "text" else [])):
+            _check_words(table[column], f"{where}: {side}s.{column}")
         ids = table[f"{side}_id"].astype(str)
         if ids.duplicated().any():
             row = int(np.flatnonzero(ids.duplicated().to_numpy())[0])

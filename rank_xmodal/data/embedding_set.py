@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse as sp
 
 from rank_xmodal.data.checks import LABELS, check, check_labels, check_shapes, classes_of
@@ -169,17 +171,15 @@ class EmbeddingSet:
         """
         path = Path(path)
         check(self, str(path))
+        extra = [LABELS] if self.labelled else []
+        images = self.images.assign(path=self.images["path"].fillna(""))[[*_IMAGES, *extra]].astype(_IMAGES)
+        texts = self.texts[[*_TEXTS, *extra]].astype(_TEXTS)
         with replacing(path) as part:
             part.mkdir()
             np.save(part / "image_emb.npy", np.ascontiguousarray(self.image_emb, dtype=np.float16))
             np.save(part / "text_emb.npy", np.ascontiguousarray(self.text_emb, dtype=np.float16))
-            extra = [LABELS] if self.labelled else []
-            self.images[[*_IMAGES, *extra]].astype(_IMAGES).to_parquet(
-                part / "images.parquet", index=False, write_page_checksum=True
-            )
-            self.texts[[*_TEXTS, *extra]].astype(_TEXTS).to_parquet(
-                part / "texts.parquet", index=False, write_page_checksum=True
-            )
+            images.to_parquet(part / "images.parquet", index=False, write_page_checksum=True)
+            texts.to_parquet(part / "texts.parquet", index=False, write_page_checksum=True)
             self.relevance.astype(_RELEVANCE).to_parquet(part / "relevance.parquet", index=False)
             counts = {
                 split: {
@@ -194,7 +194,7 @@ class EmbeddingSet:
                 "normalised": True,
                 "dtype": "float16",
                 "counts": counts,
-                "fingerprint": fingerprint_of(self),
+                "fingerprint": fingerprint_of(replace(self, images=images, texts=texts)),
             }
             write_json(part / "meta.json", {"name": path.name, **self.meta, **facts})
         return EmbeddingSet.open(path)
@@ -267,6 +267,10 @@ def _load(path: Path) -> np.ndarray:
 
 def _read_items(path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
     table = read_parquet(path)
+    if what == "images" and "path" in table.column_names:  # which an image that lies nowhere may do without
+        place = table.column_names.index("path")
+        known = pc.fill_null(table["path"].cast(pa.string()), "") if table["path"].null_count else table["path"]
+        table = table.set_column(place, "path", known)
     frame = frame_of(table, path, columns, what)
     if LABELS in table.column_names:
         # As they are: a missing one must not become the class "None".

@@ -3,9 +3,10 @@
 from rank_xmodal.files.digest import sha256, sha256_of_file
 from rank_xmodal.files.locking import held, locked
 from rank_xmodal.files.reading import open_npy, read_json, read_parquet, read_table, read_yaml, yaml_value
-from rank_xmodal.files.writing import recover, remove, replacing, telling, write_json, write_text
+from rank_xmodal.files.writing import flush_folder, recover, remove, replacing, telling, write_json, write_text
 
 __all__ = [
+    "flush_folder",
     "held",
     "locked",
     "open_npy",

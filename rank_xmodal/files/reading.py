@@ -199,9 +199,16 @@ def read_parquet(path: Path) -> pa.Table:
         raise UserError(f"{path}: not a readable Parquet file ({why}). Delete it and make it again.") from error
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds words."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    views = getattr(pa.types, "is_string_view", lambda kind: False)  # pyarrow 16
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or views(kind))
+
+
 _HOLDS: dict[str, Callable[[pa.DataType], bool]] = {
-    # Whole numbers may be somebody's ids.
-    "str": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind),
+    "str": lambda kind: is_text(kind) or pa.types.is_integer(kind),  # whole numbers may be somebody's ids
     "int": pa.types.is_integer,
     "float": pa.types.is_floating,
 }

@@ -19,12 +19,23 @@ from typing import Any
 from rank_xmodal.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _host() -> str:
+    """Return what says where a process number means something: a machine, or a container of one."""
+    try:
+        inside = os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        inside = ""
+    return hashlib.sha256(f"{platform.node()} {inside}".encode()).hexdigest()[:6]
+
+
+_HOST = _host()
 _LIFE = secrets.token_hex(3)  # of this process: where processes are few, as in containers, numbers come again
 _LEFT = re.compile(  # a journal is SQLite's
     r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-(?P<life>[0-9a-f]{6})\.(?P<kind>part|old)(-journal)?"
 )
-_DAY = 86_400.0
+_MINUTE, _DAY = 60.0, 86_400.0
 _MANY = 64  # files from which on the whole disk is flushed at once
 
 
@@ -53,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 _swap(part, path)
             else:
                 os.replace(part, path)
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
         finally:
             _remove(part)
 
@@ -83,7 +94,8 @@ def telling(path: Path) -> Iterator[None]:
 def recover(folder: Path) -> None:
     """Put back what processes were about to replace in a folder when they died, and remove what else they left there.
 
-    Of processes of another machine, which can't be asked for, only what is older than a day.
+    Of processes of another machine or container, which can't be asked for, only what is older than a day, or a minute
+    where a folder would otherwise be missing.
     """
     with suppress(OSError):  # a place that may not be written to is nobody's to tidy
         for entry in list(os.scandir(folder)):
@@ -100,7 +112,10 @@ def recover(folder: Path) -> None:
 
 def _dead(found: re.Match[str], entry: os.DirEntry[str]) -> bool:
     if found["host"] != _HOST:
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY
+        facts, now = entry.stat(follow_symlinks=False), time.time()
+        if found["kind"] == "old" and not Path(entry.path).with_name(found["name"]).exists():
+            return now - facts.st_ctime > _MINUTE  # amid a swap a folder is without its name for an instant
+        return now - facts.st_mtime > _DAY
     if int(found["pid"]) == os.getpid():
         return found["life"] != _LIFE
     try:
@@ -157,7 +172,7 @@ def _flush(part: Path) -> None:
     for folder, names in folders:
         for name in names:
             _flush_file(folder / name)
-        _flush_folder(folder)
+        flush_folder(folder)
 
 
 def _flush_file(path: Path) -> None:
@@ -168,7 +183,8 @@ def _flush_file(path: Path) -> None:
         os.close(handle)
 
 
-def _flush_folder(path: Path) -> None:
+def flush_folder(path: Path) -> None:
+    """Wait until the disk knows what is called what in a folder."""
     with suppress(OSError):  # not every file system can, and Windows opens no folder
         _flush_file(path)
 

@@ -113,9 +113,29 @@ def test_two_at_once_and_what_a_kill_at_the_end_leaves(corpus, encoder, tmp_path
     ):
         embed(corpus, encoder, tmp_path / "set", say=said)
     embed(corpus, encoder, tmp_path / "set", say=said)
-    folder_of(tmp_path / "set").mkdir()
+    with Partial(tmp_path / "set", encoder.identity, encoder.dim, said):
+        pass  # killed before it was removed
     embed(corpus, encoder, tmp_path / "set", say=said)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_another_encoders_work_is_not_removed_by_a_finished_one(corpus, encoder, tmp_path, said):
+    embed(corpus, encoder, tmp_path / "set", say=said)
+    other = replace(encoder, sha256="0" * 64)
+    with pytest.raises(KeyboardInterrupt):
+        embed(corpus, Counting(other, 3), tmp_path / "set", batch_size=4, overwrite=True, say=said)
+    embed(corpus, encoder, tmp_path / "set", say=said)
+    again = Counting(other)
+    embed(corpus, again, tmp_path / "set", batch_size=4, overwrite=True, say=said)
+    assert len(again.images) == 2, "the others were encoded before"
+
+
+def test_a_folder_of_that_name_with_other_things_is_left_alone(corpus, encoder, tmp_path, said):
+    folder_of(tmp_path / "set").mkdir()
+    (folder_of(tmp_path / "set") / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds 'mine\.txt'"):
+        embed(corpus, encoder, tmp_path / "set", say=said)
+    assert (folder_of(tmp_path / "set") / "mine.txt").read_text() == "mine"
 
 
 def test_another_encoder_throws_partial_work_away(corpus, encoder, tmp_path, said):

@@ -176,6 +176,27 @@ def test_another_machines_are_left_for_a_day(tmp_path):
     assert not old.exists()
 
 
+def test_a_folder_lost_amid_a_swap_of_another_machine_comes_back(tmp_path, monkeypatch):
+    (tmp_path / ".set.ffffff-7-aaaaaa.old").mkdir()
+    writing.recover(tmp_path)
+    assert not (tmp_path / "set").exists(), "it may be at it right now"
+    monkeypatch.setattr(writing, "_MINUTE", -1.0)
+    writing.recover(tmp_path)
+    assert (tmp_path / "set").is_dir()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="no Linux")
+def test_processes_of_another_container_are_not_asked_for(tmp_path):
+    """There our numbers mean nothing: each of our processes would look dead."""
+    code = f"import pathlib, rank_xmodal.files as f; f.write_text(pathlib.Path({str(tmp_path)!r}) / 'b', '')"
+    with replacing(tmp_path / "a") as part:
+        part.write_text("a")
+        ended = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code])
+        if ended.returncode:
+            pytest.skip("may not make a container")
+    assert (tmp_path / "a").read_text() == "a"
+
+
 def test_a_link_is_written_through(tmp_path):
     real = tmp_path / "disk" / "real"
     real.mkdir(parents=True)

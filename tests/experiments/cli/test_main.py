@@ -316,3 +316,14 @@ def test_make_lists_its_targets_and_expands_a_training():
         "runs/x/listnet-$direction-concat",
     ):
         assert part in told
+
+
+def test_both_directions_need_a_name_to_go_by(run, tmp_path, capsys, monkeypatch, random_set):
+    random_set(["train"] * 30 + ["test"] * 9).write(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    run("train", "--data", "set", "--direction", "both", "--scorer", "clip", "--out", "/", "--no-tracking", code=2)
+    assert "has no name" in capsys.readouterr().err
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run("train", "--data", "../set", "--direction", "both", "--scorer", "clip", "--out", ".", "--no-tracking")
+    assert (tmp_path / "here-t2i" / "config.json").is_file()

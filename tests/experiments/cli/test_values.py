@@ -1,5 +1,7 @@
 """Values that no verb can use: each ends with 2 and one message, before anything is read or written."""
 
+import os
+
 import pytest
 import torch
 
@@ -164,3 +166,11 @@ def test_no_network_and_no_step_is_that_large(refused, assignment):
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "much"])
 def test_a_margin_is_a_finite_number(refused, option, value):
     assert option in refused(*MINE, option, value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths are no bytes there")
+def test_a_path_that_is_no_utf8_is_refused_before_anything_is_made(run, tmp_path, capsys):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/nu\xff")
+    for arguments in (("--data", odd, "--out", tmp_path / "x"), ("--data", tmp_path, "--out", odd)):
+        run("train", *arguments, "--direction", "t2i", code=2)
+        assert "no UTF-8" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 
 import pytest
 
@@ -31,7 +32,7 @@ def go(random_set, tmp_path, monkeypatch):
     monkeypatch.setattr("rank_xmodal.training.checkpoint.Checkpoint._good_enough", lambda *_: True)
     data = random_set(["train"] * 40 + ["val"] * 12 + ["test"] * 12, noise=0.7).write(tmp_path / "set")
 
-    def call(out="run", overwrite=False, stop=None, **changed):
+    def call(out="run", overwrite=False, stop=None, tracking=None, **changed):
         call.said, call.steps = [], []
 
         def on_step(epoch, step, steps):
@@ -40,10 +41,13 @@ def go(random_set, tmp_path, monkeypatch):
                 raise Killed
 
         settings = scorers.parse({**CHOSEN, **changed})
-        return train.run_training(
-            data, "t2i", settings, tmp_path / out, tracking=None, overwrite=overwrite, say=call.said.append,
-            on_step=on_step,
-        )  # fmt: skip
+        with monkeypatch.context() as patch:
+            if stop is not None:  # a kill closes nothing
+                patch.setattr(Tracker, "finish", lambda *arguments, **named: None)
+            return train.run_training(
+                data, "t2i", settings, tmp_path / out, tracking=tracking, overwrite=overwrite, say=call.said.append,
+                on_step=on_step,
+            )  # fmt: skip
 
     call.data = data
     return call
@@ -140,11 +144,16 @@ def test_a_checkpoint_without_its_facts_is_none(go, whole, tmp_path):
     assert files(tmp_path / "run") == whole[0]
 
 
-def test_a_run_that_lacks_a_file_is_trained_again(go, whole, tmp_path):
+def test_a_run_that_lacks_a_file_gets_it(go, whole, tmp_path):
     go()
-    (tmp_path / "run" / "test.json").unlink()
+    pages = {name: (tmp_path / "run" / name).read_bytes() for name in ("test.json", "report.html")}
+    for name in pages:
+        (tmp_path / "run" / name).unlink()
     go()
-    assert any("test.json is missing; training it again" in line for line in go.said)
+    assert not go.steps
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in pages} == pages
+    (tmp_path / "run" / "query_bank.npy").unlink()
+    go()
     assert files(tmp_path / "run") == whole[0]
 
 
@@ -205,8 +214,6 @@ def test_a_link_is_trained_into_and_stays(go, whole, tmp_path):
 
 
 def test_a_set_that_may_not_be_written_to_is_trained_on(go, whole, tmp_path, monkeypatch):
-    import shutil
-
     shutil.rmtree(tmp_path / "set" / "lists")
     real = replacing
 
@@ -221,28 +228,185 @@ def test_a_set_that_may_not_be_written_to_is_trained_on(go, whole, tmp_path, mon
     assert list((tmp_path / "run" / "lists").glob("t2i-train-*.parquet"))
 
 
-def test_the_mlflow_run_of_a_dropped_training_is_closed(random_set, tmp_path):
+def runs_of(folder):
     from mlflow import MlflowClient
 
     from experiments.run.store import store_uri
-    from experiments.run.tracking import give_up
 
-    tracker = Tracker(tmp_path)
-    tracker.start("e", "first", {"a": 1}, {}, training="one")
-    tracker.epoch({"epoch": 0, "loss": 1.0})
-    again = Tracker(tmp_path)
-    again.start("e", "first", {"a": 1}, {}, training="one")
-    assert again.run_id == tracker.run_id
-    history = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5}]
-    again.finish({"x": 2.0}, history=history)
-    client = MlflowClient(store_uri(tmp_path))
-    assert [m.step for m in client.get_metric_history(again.run_id, "train/loss")] == [0, 1]
-    third = Tracker(tmp_path)
-    third.start("e", "second", {}, {}, training="two")
-    give_up(tmp_path, "e", "two")
-    give_up(tmp_path, "e", "one")
-    assert client.get_run(third.run_id).info.status == "KILLED"
-    assert client.get_run(again.run_id).info.status == "FINISHED"
+    client = MlflowClient(store_uri(folder))
+    every = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    return client, sorted((run.info.status, run.info.run_id) for run in every)
+
+
+def steps_of(client, run_id):
+    return sorted(metric.step for metric in client.get_metric_history(run_id, "val/MRR"))
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """Return a folder with a store that is made once: its tables take seconds."""
+    from experiments.run.store import open_store
+
+    folder = tmp_path_factory.mktemp("store")
+    open_store(folder, make=True)
+    return folder
+
+
+@pytest.fixture
+def stores(empty_store, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(empty_store / "mlflow.db", tmp_path / name)
+    return tmp_path / "one", tmp_path / "two"
+
+
+def test_an_interrupted_training_goes_on_in_its_mlflow_run(go, stores):
+    with pytest.raises(Killed):
+        go(stop=7, tracking=stores[0])
+    go(tracking=stores[0])
+    client, found = runs_of(stores[0])
+    assert [status for status, _ in found] == ["FINISHED"]
+    assert steps_of(client, found[0][1]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("second", ["another store", "none"])
+def test_a_training_that_goes_on_elsewhere_closes_its_first_run_and_logs_all_epochs(go, stores, second):
+    with pytest.raises(Killed):
+        go(stop=12, tracking=stores[0])
+    go(tracking=None if second == "none" else stores[1])
+    assert [status for status, _ in runs_of(stores[0])[1]] == ["KILLED"]
+    if second != "none":
+        client, found = runs_of(stores[1])
+        assert [status for status, _ in found] == ["FINISHED"]
+        assert steps_of(client, found[0][1]) == [0, 1, 2, 3], "those before the interruption, too"
+
+
+def test_a_copy_of_an_unfinished_training_gets_a_run_of_its_own(go, stores, tmp_path):
+    with pytest.raises(Killed):
+        go(stop=12, tracking=stores[0])
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    go(tracking=stores[0])
+    go("copy", tracking=stores[0])
+    client, found = runs_of(stores[0])
+    assert [status for status, _ in found] == ["FINISHED", "FINISHED"]
+    assert [steps_of(client, one) for _, one in found] == [[0, 1, 2, 3]] * 2
+
+
+def test_a_training_that_is_dropped_has_its_run_closed(go, stores):
+    with pytest.raises(Killed):
+        go(stop=7, tracking=stores[0])
+    go(overwrite=True, lr=0.5, tracking=stores[0])
+    assert [status for status, _ in runs_of(stores[0])[1]] == ["FINISHED", "KILLED"]
+
+
+def test_a_store_that_fails_once_has_all_in_the_end(go, stores, monkeypatch):
+    from mlflow import MlflowClient
+
+    real, calls = MlflowClient.log_batch, []
+
+    def fail_once(self, *arguments, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError("database is locked")
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", fail_once)
+    go(tracking=stores[0])
+    assert any("database is locked" in line for line in go.said)
+    assert not any("not tracked" in line for line in go.said)
+    client, found = runs_of(stores[0])
+    assert [status for status, _ in found] == ["FINISHED"]
+    assert steps_of(client, found[0][1]) == [0, 1, 2, 3]
+
+
+def test_a_run_that_could_not_be_closed_is_closed_by_the_repeat(go, stores, monkeypatch):
+    from mlflow import MlflowClient
+
+    def refuse(*arguments, **named):
+        raise OSError("database is locked")
+
+    with monkeypatch.context() as patch:
+        for name in ("set_terminated", "log_artifact"):
+            patch.setattr(MlflowClient, name, refuse)
+        go(tracking=stores[0])
+    assert "not tracked in MLflow" in go.said[-1]
+    _, found = runs_of(stores[0])
+    assert [status for status, _ in found] == ["RUNNING"]
+    rest = stores[0] / "artifacts" / found[0][1] / "artifacts"
+    rest.mkdir(parents=True)
+    (rest / ".artifact.uploading.x").write_text("half")
+    go(tracking=stores[0])
+    assert not go.steps
+    assert [status for status, _ in runs_of(stores[0])[1]] == ["FINISHED"]
+    assert "report.html" in os.listdir(rest)
+    assert not list(rest.glob(".artifact*"))
+
+
+def test_what_could_not_be_tracked_is_said_again_at_the_end(go, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "mlflow.db").write_bytes(b"nothing" * 99)
+    go(tracking=tmp_path / "bad")
+    assert "run: not tracked in MLflow (" in go.said[-1]
+
+
+def test_a_finished_run_is_not_called_killed_by_its_repeat(stores):
+    for status in ("FINISHED", "KILLED"):
+        tracker = Tracker(stores[0])
+        tracker.start("e", "search", {}, {}, training="one")
+        tracker.finish(status=status)
+    assert [status for status, _ in runs_of(stores[0])[1]] == ["FINISHED"]
+
+
+def test_a_deleted_experiment_is_told(stores):
+    tracker = Tracker(stores[0])
+    tracker.start("e", "search", {}, {})
+    tracker.finish()
+    client, _ = runs_of(stores[0])
+    client.delete_experiment(client.get_experiment_by_name("e").experiment_id)
+    again = Tracker(stores[0], lambda line: None)
+    again.start("e", "search", {}, {})
+    assert "mlflow experiments restore" in again.failed
+
+
+def test_a_folder_of_the_users_own_is_never_removed(go, tmp_path):
+    (tmp_path / "run" / "checkpoint" / "mine").mkdir(parents=True)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="holds 'mine', which is no work of a training"):
+            go(overwrite=overwrite)
+    assert (tmp_path / "run" / "checkpoint" / "mine").is_dir()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_none(go, tmp_path):
+    with pytest.raises(Killed):
+        go(stop=12)
+    (tmp_path / "run" / "checkpoint" / "training.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        go()
+    assert (tmp_path / "run" / "checkpoint" / "fit.safetensors").is_file()
+    go(overwrite=True)
+
+
+def test_a_training_that_an_earlier_version_left_begins_anew(go, whole, stores, tmp_path):
+    tracker = Tracker(stores[0])
+    tracker.start("random", "old", {}, {})
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    for name in ("state.json", "state.safetensors"):
+        (tmp_path / "run" / "checkpoint" / name).write_text("{}")
+    (tmp_path / "run" / "checkpoint.run").write_text(tracker.run_id)
+    go(tracking=stores[0])
+    assert [status for status, _ in runs_of(stores[0])[1]] == ["FINISHED", "KILLED"]
+    assert sorted(os.listdir(tmp_path / "run")) == sorted(os.listdir(tmp_path / "whole"))
+
+
+def test_a_damaged_ranker_is_trained_again(go, whole, tmp_path):
+    go()
+    weights = tmp_path / "run" / "model.safetensors"
+    spoiled = bytearray(weights.read_bytes())
+    spoiled[-3] ^= 1
+    weights.write_bytes(bytes(spoiled))
+    go()
+    assert any("damaged" in line and "Training it again" in line for line in go.said)
+    assert files(tmp_path / "run") == whole[0]
 
 
 def test_the_procedure_keeps_both_fits(go, tmp_path):

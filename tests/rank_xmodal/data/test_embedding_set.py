@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -295,3 +296,30 @@ def test_a_set_whose_replacing_was_killed_comes_back(tmp_path):
     place.rename(tmp_path / f".set.{writing._HOST}-4194305-aaaaaa.old")  # no process has such a number
     assert EmbeddingSet.open(place).dim == small().dim
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_paths_may_be_missing_and_ids_of_any_type(tmp_path):
+    data = small()
+    for path in (None, np.nan, ""):
+        lost = replace(data, images=data.images.assign(path=path)).write(tmp_path / "set")
+        assert set(lost.images["path"]) == {""}
+    numbers = replace(data, images=data.images.assign(image_id=np.arange(len(data.images), dtype=np.float32)))
+    assert numbers.write(tmp_path / "set").images["image_id"][1] == "1.0"
+    # As an earlier version wrote it.
+    written = data.write(tmp_path / "set").images
+    written.assign(path=None, split=written["split"].astype("category")).to_parquet(tmp_path / "set" / "images.parquet")
+    assert EmbeddingSet.open(tmp_path / "set").images["split"].tolist() == data.images["split"].tolist()
+
+
+@pytest.mark.parametrize(("column", "value", "said"), [
+    ("split", None, "row 0 has no value"), ("text", "a \ud83d", "row 0 holds .* no Unicode text"),
+    ("text_id", np.nan, "row 0 has no value"),
+])  # fmt: skip
+def test_what_could_not_be_read_again_replaces_nothing(tmp_path, column, value, said):
+    good = small().write(tmp_path / "set")
+    values = good.texts[column].tolist()
+    with pytest.raises(UserError, match=f"texts.{column}: {said}"):
+        replace(good, texts=good.texts.assign(**{column: pd.Series([value, *values[1:]], dtype=object)})).write(
+            tmp_path / "set"
+        )
+    assert EmbeddingSet.open(tmp_path / "set").fingerprint == good.fingerprint

@@ -1,0 +1,65 @@
+"""The commands that are disturbed, and the states that they start from."""
+
+from dataclasses import dataclass
+
+INPUTS = "../../inputs"
+
+
+def _import(prefix: str = "") -> tuple[str, ...]:
+    files = (f"{INPUTS}/{prefix}A.npy", "--texts", f"{INPUTS}/{prefix}B.npy", "--captions", f"{INPUTS}/{prefix}C.csv")
+    return ("import", "--images", *files, "--out", "set")
+
+
+IMPORT = _import()
+EMBED = (
+    "embed", "--dataset", "folder", "--root", f"{INPUTS}/photos", "--model", f"{INPUTS}/tiny-faults.json",
+    "--pretrained", f"{INPUTS}/tiny-faults.safetensors", "--batch-size", "4", "--device", "cpu", "--out", "set",
+)  # fmt: skip
+MINE = ("mine", "set", "--direction", "t2i", "--negatives", "4", "--pool", "20")
+TRAIN = ("train", "--data", "set", "--direction", "t2i", "--set", "device=cpu", "--set", "negatives=4", "--out", "run")
+EPOCHS = (*TRAIN, "--features", "embeddings", "--set", "epochs=3", "--set", "refit=true", "--set", "batch_size=8")
+PLAIN = ("train", "--data", "set", "--direction", "t2i", "--scorer", "csls", "--set", "device=cpu")
+STUDY = ("study", f"{INPUTS}/plan.yaml", "--data", "set", "--seeds", "1", "--direction", "t2i", "--out", "study")
+QUIET = ("--no-tracking",)
+
+TEMPLATES: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
+    # name: the template it goes on from, and the commands that make it
+    "set": ("", (IMPORT,)),
+    "other-set": ("", (_import("other-"),)),
+    "run": ("set", ((*EPOCHS, *QUIET),)),
+    "other-run": ("set", ((*EPOCHS, *QUIET, "--seed", "7"),)),
+    "store": ("set", ((*PLAIN, "--out", "plain"),)),
+    "tracked": ("store", (EPOCHS,)),
+    "study": ("store", (STUDY,)),
+}
+"""Templates by name; "store" has an MLflow store that is ready for use."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command with its start.
+
+    `whole` are folders that appear whole or not at all; `store` says that it tracks its work in MLflow.
+    """
+
+    start: str
+    command: tuple[str, ...]
+    whole: tuple[str, ...] = ()
+    store: bool = False
+
+
+SCENARIOS = {
+    "import": Scenario("", IMPORT, ("set",)),
+    "import-over": Scenario("other-set", (*IMPORT, "--overwrite"), ("set",)),
+    "embed": Scenario("", EMBED, ("set",)),
+    "mine": Scenario("set", MINE),
+    "train": Scenario("set", (*TRAIN, *QUIET)),
+    "train-epochs": Scenario("set", (*EPOCHS, *QUIET)),
+    "train-over": Scenario("other-run", (*EPOCHS, *QUIET, "--overwrite")),
+    "train-tracked": Scenario("store", EPOCHS, store=True),
+    "train-first": Scenario("set", EPOCHS, store=True),
+    "evaluate": Scenario("run", ("evaluate", "run", "--data", "set", "--json", "figures.json")),
+    "report": Scenario("run", ("report", "run", "--data", "set")),
+    "export": Scenario("run", ("export", "run", "--data", "set", "--format", "trec", "--out", "trec")),
+    "study": Scenario("store", STUDY, store=True),
+}
