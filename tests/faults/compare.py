@@ -13,6 +13,8 @@ VOLATILE = {
 KEPT = re.compile(r"set/(scores|lists)(/|$)")
 """What a training keeps in the set for the next one. Where that can't be written the training goes on, and nothing asks
 for it again."""
+ELSEWHERE = "run/lists"
+"""Where a training keeps the lists that it may not keep in the set."""
 STORE = "mlruns"
 FOLDER = "a folder"
 _RUN_ID = re.compile(rb"<tr><th scope=\"row\">MLflow run</th>.*\n?")
@@ -52,10 +54,15 @@ def tree(work: Path) -> dict[str, str]:
 
 def difference(found: dict[str, str], wanted: dict[str, str], kept: bool = True) -> str | None:
     """Say how a tree differs from the one that is wanted; not `kept`, what trainings keep may be missing."""
-    said = [f"left over: {name}" for name in found if name not in wanted]
+    said = [f"left over: {name}" for name in found if name not in wanted and not _moved(name, found, wanted)]
     said += [f"missing: {name}" for name in wanted if name not in found and (kept or not KEPT.match(name))]
     said += [f"differs: {name}" for name in wanted if name in found and found[name] != wanted[name]]
     return "; ".join(said[:4]) + (f" ... {len(said)} in all" if len(said) > 4 else "") if said else None
+
+
+def _moved(name: str, found: dict[str, str], wanted: dict[str, str]) -> bool:
+    """Return whether these are whole lists that couldn't be kept in the set."""
+    return name == ELSEWHERE or (name.startswith(f"{ELSEWHERE}/") and found[name] == wanted.get(f"set/{name[4:]}"))
 
 
 def _visible(tree_of: dict[str, str]) -> dict[str, str]:
@@ -69,7 +76,7 @@ def half_done(
 ) -> str | None:
     """Say what stands there that is neither the old nor the new; folders of `whole` may be absent, never in part."""
     for name, value in _visible(found).items():
-        if value not in (before.get(name), after.get(name)):
+        if value not in (before.get(name), after.get(name)) and not _moved(name, found, after):
             return f"half-written: {name}"
     for folder in whole:
         now, old, new = ({n: v for n, v in t.items() if n.startswith(f"{folder}/")} for t in (found, before, after))
