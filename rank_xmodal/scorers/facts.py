@@ -48,10 +48,12 @@ class _Test(_Model):
         return self
 
 
-class _Facts(_Base):
-    scorer: str
-    base: _Base
-    direction: Direction
+class _Facts(_Model):
+    scorer: str | None = None
+    settings: dict[str, Any]
+    model: dict[str, Any] | None = None
+    base: _Base | None = None
+    direction: Direction | None = None
     fingerprint: str | None = None
     dataset: str | None = None
     encoder: dict[str, str | None] | None = None

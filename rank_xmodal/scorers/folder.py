@@ -70,6 +70,9 @@ def load(path: Path | str) -> tuple[Stack, dict[str, Any]]:
             f"{path}: holds no trained ranker (no config.json).{unfinished or ' Train one with `rank-xmodal train`.'}"
         )
     facts = read_facts(path)
+    lacking = [key for key in ("model", "base", "direction") if facts.get(key) is None]
+    if lacking:
+        raise UserError(f"{path}: not a whole ranker (config.json says no {lacking[0]}). Train again.")
     state = read_tensors(path / _WEIGHTS)
     bank = open_npy(path / _BANK, "Train again.")
     if bank.ndim != 2 or bank.dtype != np.float16:

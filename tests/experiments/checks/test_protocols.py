@@ -124,7 +124,7 @@ def test_the_command_prints_both_and_writes_json(run, trained, tmp_path, capsys)
     [
         ([], "COCO's 1K protocol is over Karpathy's 5,000"),
         (["--fold-size", "7"], "--fold-size 7"),
-        (["--fold-size", "20", "--depth", "1"], "1 is not in the range x>=2"),
+        (["--fold-size", "20", "--depth", "1"], "1 is not in the range 2<=x"),
         (["--fold-size", "20", "--depth", "21"], "--depth 21: a fold's gallery holds 20 candidates"),
     ],
 )

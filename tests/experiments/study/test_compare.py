@@ -172,7 +172,7 @@ def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"format": 3, "test": {"direction": "t2i"}}')
-    with pytest.raises(UserError, match=r"other.config.json: is no finished run's"):
+    with pytest.raises(UserError, match=r"other.config.json: not a whole ranker"):
         from_folders([other])
     (other / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match=r"other.config.json: format None"):

@@ -135,7 +135,7 @@ def test_a_ranker_survives_the_disk(corpus, tmp_path):
     with pytest.raises(ValueError, match="row 1 is zero"):
         reranker.index(np.stack([images[0], np.zeros(24)]))
     (tmp_path / "run" / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(UserError, match="not a whole ranker"):
+    with pytest.raises(UserError, match="not a whole safetensors file"):
         Reranker.from_pretrained(tmp_path / "run")
     with pytest.raises(UserError, match="holds no trained ranker"):
         Reranker.from_pretrained(tmp_path)
