@@ -128,11 +128,15 @@ class Encoder:
         count = len(inner(text)["input_ids"]) if inner is not None else len(self.tokenizer.encode(text)) + 2
         return count > len(tokens)
 
+    def autocast(self) -> torch.autocast:
+        """Return the context of a forward pass in the encoder's precision."""
+        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
     @torch.inference_mode()
     def _run(self, forward: Callable[..., torch.Tensor], batch: torch.Tensor, names: list[str]) -> np.ndarray:
-        dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
         try:
-            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            with self.autocast():
                 out = forward(batch.to(self.device))
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -142,9 +146,10 @@ class Encoder:
         norm = out.norm(dim=-1, keepdim=True)
         bad = torch.nonzero(~torch.isfinite(norm[:, 0]) | (norm[:, 0] == 0))
         if len(bad):
+            remedy = "Try --precision fp32. " if self.precision != "fp32" else ""
             raise UserError(
                 f"{names[int(bad[0])]}: {self.name} gives an embedding that is not finite or zero. "
-                f"{'Try --precision fp32. ' if dtype is not None else ''}The weights {self.pretrained!r} may be broken."
+                f"{remedy}The weights {self.pretrained!r} may be broken."
             )
         return (out / norm).half().cpu().numpy()
 

@@ -14,6 +14,7 @@ from rank_xmodal.errors import UserError
 
 Path = Literal["last", "values"]
 PATHS: tuple[Path, ...] = ("last", "values")
+_COUNTED = 1_024  # captions at a time
 _TOLERANCE = 1e-3  # of a unit vector's entries in float16
 
 
@@ -60,7 +61,12 @@ class LocalEncoder:
             raise UserError(f"tokens={path!r}: must be one of {', '.join(PATHS)}.")
         self.encoder = encoder
         self._image, self.image_facts = _image_tower(encoder, path)
-        self._text = _text_tower(encoder)
+        self._text, self._inside = _text_tower(encoder)
+
+    def count_words(self, texts: Sequence[str]) -> int:
+        """Return how many words captions have together, as the tokenizer counts and cuts them."""
+        parts = (list(texts[start : start + _COUNTED]) for start in range(0, len(texts), _COUNTED))
+        return sum(int(self._inside(self.encoder.tokenizer(part)).sum()) for part in parts)
 
     @torch.inference_mode()
     def images(self, pixels: Tensor, names: Sequence[str]) -> Local:
@@ -71,7 +77,8 @@ class LocalEncoder:
         UserError
             If a cell is zero or not finite; its image is called by its entry of `names`.
         """
-        pooled, cells = self._image(pixels.to(self.encoder.device))
+        with self.encoder.autocast():
+            pooled, cells = self._image(pixels.to(self.encoder.device))
         return _local(pooled, list(cells.float()), [f"image {name}" for name in names])
 
     @torch.inference_mode()
@@ -84,7 +91,8 @@ class LocalEncoder:
             If a caption has no words, or a word is zero or not finite.
         """
         tokens = self.encoder.tokenizer(list(texts)).to(self.encoder.device)
-        pooled, words, inside = self._text(tokens)
+        with self.encoder.autocast():
+            pooled, words, inside = self._text(tokens)
         return _local(pooled, [w[m] for w, m in zip(words.float(), inside, strict=True)], [repr(t) for t in texts])
 
 
@@ -177,9 +185,10 @@ def _pools_by_mean(visual: Any) -> bool:
 
 
 _Text = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+_Inside = Callable[[Tensor], Tensor]
 
 
-def _text_tower(encoder: Encoder) -> _Text:
+def _text_tower(encoder: Encoder) -> tuple[_Text, _Inside]:
     model = encoder.model
     tower = getattr(model, "text", model)
     if not hasattr(tower, "ln_final") or getattr(tower, "cls_emb", None) is not None:
@@ -191,6 +200,13 @@ def _text_tower(encoder: Encoder) -> _Text:
     if kind not in ("argmax", "eos"):
         raise UserError(f"--tokens: the text tower of {encoder.name} pools by {kind!r}; argmax and eos are known.")
 
+    def end_of(tokens: Tensor) -> Tensor:
+        return (tokens == tower.eos_id).int().argmax(-1) if kind == "eos" else tokens.argmax(-1)
+
+    def inside(tokens: Tensor) -> Tensor:
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        return (place > 0) & (place < end_of(tokens)[:, None])
+
     def run(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = model.forward_intermediates(
             text=tokens, text_indices=1, normalize_intermediates=True, normalize=False, text_output_fmt="NLC"
@@ -199,16 +215,11 @@ def _text_tower(encoder: Encoder) -> _Text:
         projection = tower.text_projection
         if projection is not None:
             words = projection(words) if isinstance(projection, torch.nn.Linear) else words @ projection
-        end = tokens.argmax(-1)
-        if kind == "eos":
-            end = (tokens == tower.eos_id).int().argmax(-1)
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        inside = (place > 0) & (place < end[:, None])
-        own = words[torch.arange(len(words)), end]
-        if not torch.allclose(own, out["text_features"], rtol=_TOLERANCE, atol=_TOLERANCE):
+        own = words[torch.arange(len(words)), end_of(tokens)]
+        if not torch.allclose(own.float(), out["text_features"].float(), rtol=1e-2, atol=1e-2):
             raise UserError(
                 f"--tokens: {encoder.name} pools its words otherwise than by their last; they can't be used."
             )
-        return out["text_features"], words, inside
+        return out["text_features"], words, inside(tokens)
 
-    return run
+    return run, inside

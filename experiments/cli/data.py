@@ -28,19 +28,28 @@ from rank_xmodal.errors import UserError
 @click.option("--batch-size", type=options.count(1), default=64, show_default=True)
 @click.option("--seed", type=options.SEED, default=None, help="scenes, and folders without a split column.")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
+@click.option(
+    "--tokens", type=click.Choice(["values", "last"]),
+    help="Keep words and cells, too. Of a ViT's patches the value path of its last block, or its last layer.",
+)  # fmt: skip
 @options.device
 def embed(
     dataset: str, root: Path, model: str, pretrained: str, out: Path, captions: Path | None, name: str | None,
-    batch_size: int, seed: int | None, overwrite: bool, device: str,
+    batch_size: int, seed: int | None, overwrite: bool, tokens: Any, device: str,
 ) -> None:  # fmt: skip
     """Embed a dataset's images and captions with a frozen CLIP. Interrupted, it goes on where it stopped."""
     from data_prep.datasets import load
     from data_prep.embed import embed as run
+    from data_prep.embed_tokens import embed_tokens
     from data_prep.encoder import load_encoder
+    from data_prep.local import LocalEncoder
 
     corpus = load(dataset, root, say=say, seed=seed, captions=captions)
     encoder = load_encoder(model, pretrained, None if device == "auto" else device, say=say)
+    local = LocalEncoder(encoder, tokens) if tokens else None  # which towers it can't take is said before the work
     made = run(corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, name=name, say=say)
+    if local is not None:
+        made = embed_tokens(corpus, local, made, batch_size=batch_size, say=say)
     _describe(made)
 
 
@@ -48,15 +57,23 @@ def embed(
 @click.option("--images", type=PATH, required=True, help="A.npy, or clip-retrieval's folder.")
 @click.option("--texts", type=PATH, help="B.npy")
 @click.option("--captions", type=PATH, help="C.csv: caption_id,image_id,caption,split[,labels]")
+@click.option("--image-tokens", type=PATH, help="cells.npy (images, cells, d): with --text-tokens and --text-offsets.")
+@click.option("--text-tokens", type=PATH, help="words.npy (words of all captions, d)")
+@click.option("--text-offsets", type=PATH, help="offsets.npy (captions + 1,): where each caption's words begin.")
 @click.option("--out", type=PATH, required=True, help="Folder of the embedding set.")
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
 def import_(
-    images: Path, texts: Path | None, captions: Path | None, out: Path, name: str | None, overwrite: bool
-) -> None:
+    images: Path, texts: Path | None, captions: Path | None, image_tokens: Path | None, text_tokens: Path | None,
+    text_offsets: Path | None, out: Path, name: str | None, overwrite: bool,
+) -> None:  # fmt: skip
     """Take embeddings made elsewhere: two .npy files with a CSV, or a folder that clip-retrieval wrote."""
     from data_prep.importing import import_clip_retrieval, import_embeddings
+    from data_prep.importing_tokens import import_tokens
 
+    tokens = [image_tokens, text_tokens, text_offsets]
+    if any(tokens) and not all(tokens):
+        raise UserError("import: --image-tokens, --text-tokens and --text-offsets belong together. Give all, or none.")
     if images.is_dir():
         if texts or captions:
             raise UserError(
@@ -67,6 +84,8 @@ def import_(
         raise UserError("import: give --texts B.npy and --captions C.csv too, or a clip-retrieval folder as --images.")
     else:
         made = import_embeddings(images, texts, captions, out, name, overwrite=overwrite, say=say)
+    if image_tokens and text_tokens and text_offsets:
+        made = import_tokens(made, image_tokens, text_tokens, text_offsets)
     _describe(made)
 
 
@@ -75,7 +94,8 @@ def _describe(made: Any) -> None:
         f"{split} {n['images']:,} images / {n['texts']:,} texts" for split, n in made.meta["counts"].items()
     )
     classes = f"; {len(made.classes):,} classes" if made.labelled else ""
-    echo(f"{made.root}: {made.dim} wide; {counts}{classes}")
+    cells = f"; {made.meta['tokens']['cells']} cells an image, words" if made.meta.get("tokens") else ""
+    echo(f"{made.root}: {made.dim} wide; {counts}{classes}{cells}")
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str) -> int | str:
