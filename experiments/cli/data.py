@@ -38,12 +38,14 @@ def embed(
     batch_size: int, seed: int | None, overwrite: bool, tokens: Any, device: str,
 ) -> None:  # fmt: skip
     """Embed a dataset's images and captions with a frozen CLIP. Interrupted, it goes on where it stopped."""
+    from data_prep.allocator import keep_blocks
     from data_prep.datasets import load
     from data_prep.embed import embed as run
     from data_prep.embed_tokens import embed_tokens
     from data_prep.encoder import load_encoder
     from data_prep.local import LocalEncoder
 
+    keep_blocks()
     corpus = load(dataset, root, say=say, seed=seed, captions=captions)
     encoder = load_encoder(model, pretrained, None if device == "auto" else device, say=say)
     local = LocalEncoder(encoder, tokens) if tokens else None  # which towers it can't take is said before the work
