@@ -60,18 +60,25 @@ def normalised(parts: Sequence[Part]) -> np.ndarray:
     offset = 0
     for path, array in parts:
         for start in range(0, len(array), _BLOCK):
-            block = np.asarray(array[start : start + _BLOCK])
-            # In float32 at least, and scaled first: squares of large or tiny numbers leave the range.
-            block = block.astype(np.float32 if block.dtype.itemsize <= 4 else np.float64)
-            largest = np.abs(block).max(axis=1, keepdims=True)
-            bad = np.flatnonzero(~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0))
-            if len(bad):
-                kind = "zero" if largest[bad[0], 0] == 0 else "NaN or infinite"
+            block, bad = unit_rows(np.asarray(array[start : start + _BLOCK]))
+            if bad is not None:
+                row, kind = bad
                 raise UserError(
-                    f"{path}, row {start + bad[0]}: the embedding is {kind}. Embed that item again or leave it out."
+                    f"{path}, row {start + row}: the embedding is {kind}. Embed that item again or leave it out."
                 )
-            block /= largest
-            block /= np.sqrt(np.einsum("nd,nd->n", block, block))[:, None]
             out[offset + start : offset + start + len(block)] = block
         offset += len(array)
     return out
+
+
+def unit_rows(block: np.ndarray) -> tuple[np.ndarray, tuple[int, str] | None]:
+    """Return rows (n, d) of any float type brought to length 1, and the first that can't be: its row and what it is."""
+    # In float32 at least, and scaled first: squares of large or tiny numbers leave the range.
+    block = block.astype(np.float32 if block.dtype.itemsize <= 4 else np.float64)
+    largest = np.abs(block).max(axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0))
+    if len(bad):
+        return block, (int(bad[0]), "zero" if largest[bad[0], 0] == 0 else "NaN or infinite")
+    block /= largest
+    block /= np.sqrt(np.einsum("nd,nd->n", block, block))[:, None]
+    return block, None

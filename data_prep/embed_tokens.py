@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from data_prep.datasets.corpus import Corpus
+from data_prep.kept import KeptWork
 from data_prep.local import Local, LocalEncoder
 from data_prep.progress import progress_bar
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.data.tokens import write_tokens
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import held, read_json, telling, write_json
-from rank_xmodal.files.tensors import digest_of, read_tensors, read_told, write_tensors
+from rank_xmodal.files.tensors import read_checked, read_tensors, write_checked
 
+_OURS = re.compile(r"(image|text)-\d{9}\.safetensors")
 _SHARD = 256  # images or captions in a file
 _CLOSE = 2e-3  # of an embedding's entries in float16: what the parts are pooled to must be the set's own
 
@@ -44,9 +45,11 @@ def embed_tokens(
     """
     assert data.root is not None
     facts = local.image_facts
+    work = KeptWork(data.root, "tokens", {"format": 1, "fingerprint": data.fingerprint, **facts}, _OURS, say)
     known = data.meta.get("tokens")
     if isinstance(known, dict) and all(known.get(key) == value for key, value in facts.items()):
         say(f"{data.root}: already holds these tokens; nothing to do")
+        work.discard()
         return data
     if len(corpus.images) != len(data.images) or corpus.texts["text"].tolist() != data.texts["text"].tolist():
         raise UserError(f"{data.root}: is not the set of {corpus.name}. Embed that first.")
@@ -54,15 +57,13 @@ def embed_tokens(
     words = local.count_words(texts)
     size = 2 * data.dim * (len(data.images) * cells + words)
     say(f"tokens: {len(data.images):,} images x {cells} cells, {words:,} words, {data.dim} wide: {size / 1e6:,.1f} MB")
-    root = Path(os.path.realpath(data.root))
+    root = data.root
     if shutil.disk_usage(root).free < 2 * size:
         raise UserError(
             f"{root}: the tokens take {size / 1e6:,.1f} MB, twice that while they are made; the disk has less."
         )
-    place = root.with_name(f".{root.name}.tokens")
-    with held(place, "making tokens"):
-        settings = {"format": 1, "fingerprint": data.fingerprint, **facts}
-        _begin(place, settings, say)
+    with work:
+        place = work.folder
         paths = corpus.paths()
 
         def images(part: slice) -> Local:
@@ -87,26 +88,8 @@ def embed_tokens(
             (one["parts"].numpy() for one in _shards(place, "text")),
             offsets, (len(paths), cells, data.dim), facts,
         )  # fmt: skip
-        for path in place.iterdir():
-            path.unlink()
+        work.remove()
     return written
-
-
-def _begin(place: Path, settings: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Throw away the shards of other tokens."""
-    marker = place / "settings.json"
-    try:
-        found = read_json(marker)
-    except UserError:
-        found = None
-    if found == settings:
-        return
-    if any(place.glob("*.safetensors")):
-        say(f"{place}: tokens of other embeddings are thrown away")
-    with telling(place):
-        for path in place.glob("*.safetensors"):
-            path.unlink()
-    write_json(marker, settings)
 
 
 def _shard(
@@ -114,11 +97,9 @@ def _shard(
 ) -> None:
     """Encode a shard, unless it is there and whole."""
     if path.is_file():
-        try:
-            if read_told(path).get("sha256") == digest_of(read_tensors(path)):
-                return
-        except UserError:
-            pass  # cut short; made again
+        with suppress(UserError):  # cut short; made again
+            read_checked(path)
+            return
     parts, counts = [], []
     for start in range(part.start, part.stop, batch_size):
         batch = slice(start, min(start + batch_size, part.stop))
@@ -131,8 +112,7 @@ def _shard(
             )
         parts += [one.half().cpu() for one in found.parts]
         counts += [len(one) for one in found.parts]
-    tensors = {"parts": torch.cat(parts), "counts": torch.tensor(counts)}
-    write_tensors(path, tensors, {"sha256": digest_of(tensors)})
+    write_checked(path, {"parts": torch.cat(parts), "counts": torch.tensor(counts)})
 
 
 def _shards(place: Path, side: str) -> Iterator[dict[str, torch.Tensor]]:

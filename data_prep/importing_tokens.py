@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.arrays import unit_rows
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.data.tokens import write_tokens
 from rank_xmodal.errors import UserError
@@ -68,10 +69,10 @@ def import_tokens(data: EmbeddingSet, image: Path, text: Path, offsets: Path) ->
 
 def _units(array: np.ndarray, path: Path) -> Iterator[np.ndarray]:
     for start in range(0, len(array), _BLOCK):
-        block = np.asarray(array[start : start + _BLOCK], dtype=np.float32)
-        norm = np.linalg.norm(block, axis=-1, keepdims=True)
-        bad = np.argwhere(~np.isfinite(norm[..., 0]) | (norm[..., 0] == 0))
-        if len(bad):
-            place = ", ".join(map(str, [start + int(bad[0][0]), *bad[0][1:].tolist()]))
+        block = np.asarray(array[start : start + _BLOCK])
+        rows, bad = unit_rows(block.reshape(-1, block.shape[-1]))
+        if bad is not None:
+            first, *others = np.unravel_index(bad[0], block.shape[:-1])
+            place = ", ".join(map(str, [start + int(first), *map(int, others)]))
             raise UserError(f"{path}: the token in row {place} is zero or not finite. Make it again.")
-        yield (block / norm).astype(np.float16)
+        yield rows.reshape(block.shape).astype(np.float16)

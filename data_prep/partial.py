@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import re
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep.kept import KeptWork
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import locked, read_json, remove, telling, write_json
+from rank_xmodal.files import telling
 
 _KEY = 16  # bytes that name an item, a digest of what was encoded,
 _SUM = 4  # and the CRC-32 of its row behind them
 _BLOCK = 65_536  # rows read at a time
-_MARKER = "settings.json"
-_OURS = {_MARKER, *(f"{side}.{kind}" for side in ("image", "text") for kind in ("f16", "keys", "ordered"))}
+_OURS = re.compile(r"(image|text)\.(f16|keys|ordered)")
 
 
-def folder_of(out: Path) -> Path:
-    """Return where the work on an embedding set to be is kept."""
-    out = Path(os.path.realpath(out))
-    return out.with_name(f".{out.name}.partial")
-
-
-class Partial:
+class Partial(KeptWork):
     """The folder .NAME.partial beside an embedding set to be.
 
     For each side it holds two files that only ever grow: embeddings, `dim` float16 values each, and the key of each
@@ -39,62 +32,12 @@ class Partial:
     """
 
     def __init__(self, out: Path, identity: dict[str, Any], dim: int, say: Callable[[str], None]) -> None:
-        self.folder, self.dim, self.say = folder_of(out), dim, say
-        self.settings = {"format": 2, "dim": dim, **identity}
-        self._held = ExitStack()
-
-    def __enter__(self) -> Partial:
-        """Hold the folder for this process; throw away what was done with other settings.
-
-        Raises
-        ------
-        UserError
-            If it can't be written, or another process is at it.
-        """
-        with telling(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self._held.enter_context(locked(self.folder, "embedding into the same --out"))
-        try:
-            self._begin()
-        except BaseException:
-            self._held.close()
-            raise
-        return self
-
-    def _begin(self) -> None:
-        found = _settings(self.folder / _MARKER)
-        if found == self.settings:
-            return
-        others = [path.name for path in self.folder.iterdir() if path.name not in _OURS and path.name[0] != "."]
-        if others:
-            raise UserError(f"{self.folder}: holds {others[0]!r}, which is no work of embed. Move the folder away.")
-        if found is not None:
-            other = [key for key in self.settings if found.get(key) != self.settings[key]]
-            self.say(f"{self.folder}: partial work of another {', '.join(other)} is thrown away")
-        with telling(self.folder):
-            for path in self.folder.iterdir():
-                path.unlink()
-        write_json(self.folder / _MARKER, self.settings)
-
-    def discard(self) -> None:
-        """Remove what a run of these settings left that was killed at its very end; another's work stays."""
-        with suppress(UserError, OSError):
-            if _settings(self.folder / _MARKER) == self.settings:
-                with locked(self.folder, "embedding"):
-                    self.remove()
-
-    def __exit__(self, *_: object) -> None:
-        """Let others have it."""
-        self._held.close()
+        super().__init__(out, "partial", {"format": 2, "dim": dim, **identity}, _OURS, say)
+        self.dim = dim
 
     def open(self, side: str) -> Side:
         """Return the finished embeddings of one side, "image" or "text"."""
         return Side(self.folder / f"{side}.f16", self.folder / f"{side}.keys", self.dim)
-
-    def remove(self) -> None:
-        """Delete the folder."""
-        with suppress(OSError):
-            remove(self.folder)
 
 
 class Side:
@@ -169,11 +112,3 @@ def _sum(row: bytes) -> bytes:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _settings(marker: Path) -> dict[str, Any] | None:
-    try:
-        found = read_json(marker)
-    except UserError:
-        return None
-    return found if isinstance(found, dict) else None

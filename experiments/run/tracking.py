@@ -51,6 +51,7 @@ class Tracker:
         self._left: Any = None  # the client that failed
         self._before = ""  # the status of a run that was taken up again,
         self._known: dict[str, float] = {}  # and its metrics
+        self._logged: set[int] = set()  # epochs that the run has for sure
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -93,10 +94,10 @@ class Tracker:
                 tags = {**tags, "mlflow.parentRunId": parent}
             if run is None:
                 run = client.create_run(number, tags={k: _clean(v) for k, v in tags.items()}, run_name=name)
+                self.run_id, self._client = run.info.run_id, client
             else:
                 client.update_run(run.info.run_id, status="RUNNING")
-                self._before, self._known = run.info.status, dict(run.data.metrics)
-            self.run_id, self._client = run.info.run_id, client
+            self._go_on(client, run)
             # Said again to a run that was taken up: its training may have been killed right here.
             flat = [Param(key, _clean(value)[:_LONGEST]) for key, value in params.items()]
             client.log_batch(run.info.run_id, params=flat)
@@ -112,13 +113,19 @@ class Tracker:
             client = open_store(self.folder)
             run = client.get_run(run_id)
             if run.info.status == "RUNNING":
-                self._before, self._known = run.info.status, dict(run.data.metrics)
-                self.run_id, self._client = run_id, client
+                self._go_on(client, run)
         return self.run_id is not None
+
+    def _go_on(self, client: Any, run: Any) -> None:
+        """Take up a run, as the store had it before."""
+        self.run_id, self._client = run.info.run_id, client
+        self._before, self._known = run.info.status, dict(run.data.metrics)
 
     def epoch(self, figures: dict[str, float]) -> None:
         """Log one epoch: loss, lr and seconds under train/, what begins with val_ under val/."""
         self._log((key, value, int(figures["epoch"])) for key, value in _named(figures).items())
+        if self._client is not None:
+            self._logged.add(int(figures["epoch"]))
 
     def _log(self, figures: Iterable[tuple[str, float, int]]) -> None:
         if self._client is None:
@@ -149,9 +156,10 @@ class Tracker:
             return
         if status != "FINISHED" and self._before == "FINISHED":
             status = "FINISHED"  # a run that was whole isn't less so because its repeat was stopped
-        if history:
+        left = [figures for figures in history or [] if int(figures["epoch"]) not in self._logged]
+        if left:
             with self._guarded():
-                self._log(self._lacking(history))
+                self._log(self._lacking(left))
         self._log((key, value, 0) for key, value in (metrics or {}).items() if self._known.get(key) != value)
         if self._before and self.folder is not None:  # what MLflow left half copied when it was killed
             for half in (self.folder / "artifacts" / str(self.run_id) / "artifacts").glob(".artifact.uploading.*"):
@@ -199,26 +207,24 @@ def _experiment(client: Any, name: str, artifacts: str) -> str:
 
 
 def give_up(dropped: list[dict[str, str]]) -> None:
-    """Close MLflow runs that nobody will go on with, as KILLED; each says its store, experiment and name."""
+    """Close MLflow runs that nobody will go on with, as KILLED: each by its store and, if known, its run_id.
+
+    Else experiment and name find it, the value of its tag.
+    """
     for one in dropped:
         folder = Path(one["store"])
         if not (folder / "mlflow.db").is_file():
             continue
         with contextlib.suppress(Exception):  # it is no work of the training that begins now
             client = open_store(folder)
-            found = client.get_experiment_by_name(_clean(one["experiment"]))
-            for run in client.search_runs([found.experiment_id], f"tags.{_TRAINING} = '{one['name']}'"):
+            if "run_id" in one:
+                runs = [client.get_run(one["run_id"])]
+            else:
+                found = client.get_experiment_by_name(_clean(one["experiment"]))
+                runs = client.search_runs([found.experiment_id], f"tags.{_TRAINING} = '{one['name']}'")
+            for run in runs:
                 if run.info.status == "RUNNING":
                     client.set_terminated(run.info.run_id, "KILLED")
-
-
-def give_up_run(folder: Path | None, run_id: str) -> None:
-    """Close the run of a training that an earlier version left unfinished."""
-    if folder is not None and (folder / "mlflow.db").is_file():
-        with contextlib.suppress(Exception):
-            client = open_store(folder)
-            if client.get_run(run_id).info.status == "RUNNING":
-                client.set_terminated(run_id, "KILLED")
 
 
 def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from experiments.run import procedure
 from experiments.run.card import card
 from experiments.run.lists import kept_or_mined
 from experiments.run.procedure import Fitted, Plan
-from experiments.run.tracking import Tracker, give_up, give_up_run, metric_key
+from experiments.run.tracking import Tracker, give_up, metric_key
 from experiments.run.unfinished import Unfinished
 from experiments.run.versions import code_version, versions
 from rank_xmodal import losses
@@ -83,12 +83,10 @@ def run_training(
         work.check(overwrite)
         prepared = procedure.plan(data, direction, settings, lists=lists, mine=kept_or_mined(out, say))
         say(f"{run_name(settings, direction)}: {_what_from(prepared)}")
-        earlier = work.earlier_run()
-        if earlier is not None:
-            say("  an earlier version left this training unfinished; it begins anew")
-            give_up_run(tracking, earlier)
         work.begin(tracking, data.name)
         give_up(work.dropped)
+        if work.outdated:
+            say("  an earlier version left this training unfinished; it begins anew")
         if work.resumed:
             say("  going on with the training that was interrupted")
         tracker = Tracker(tracking, say)

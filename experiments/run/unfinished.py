@@ -7,22 +7,23 @@ training that was killed, wherever, is gone on with by the same command.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import flush_folder, read_json, remove, telling, write_json
+from rank_xmodal.files import flush_folder, not_ours, read_json, remove, telling, write_json
 
 FOLDER = "checkpoint"
 _FACTS = "training.json"
-_EARLIER = ("state.json", "state.safetensors")  # of a training that an earlier version left unfinished
-_OURS = {_FACTS, "fit.safetensors", "refit.safetensors", "finished", *_EARLIER}
+# Those called state are of a training that an earlier version left unfinished.
+_OURS = re.compile(r"training\.json|(re)?fit\.safetensors|finished|state\.(json|safetensors)")
 _KEYS = {"identity", "name", "out", "tracked", "dropped"}
 
 Tracked = dict[str, str]
-"""Where MLflow knows a training: store, the folder; experiment; name, the value of its tag."""
+"""Where MLflow knows a training: store, the folder; experiment and name, the value of its tag; or run_id."""
 
 
 class Unfinished:
@@ -43,13 +44,15 @@ class Unfinished:
         What no other training is called; MLflow knows it by this.
     resumed : bool
         Whether it goes on with a training that was interrupted.
+    outdated : bool
+        Whether an earlier version left a training unfinished here, which begins anew.
     dropped : list of Tracked
         MLflow runs that nobody will go on with.
     """
 
     def __init__(self, out: Path, identity: dict[str, Any]) -> None:
         self.out, self.folder, self.identity = out, out / FOLDER, identity
-        self.name, self.resumed = "", False
+        self.name, self.resumed, self.outdated = "", False, False
         self.dropped: list[Tracked] = []
 
     @property
@@ -82,9 +85,9 @@ class Unfinished:
         UserError
             If there is some, and `overwrite` is false or doesn't mean it.
         """
-        others = [path.name for path in self.folder.glob("*") if path.name not in _OURS and path.name[0] != "."]
-        if others or (self.folder.exists() and not self.folder.is_dir()):
-            what = f"holds {others[0]!r}, which is" if others else "is a file and"
+        other = not_ours(self.folder, _OURS)
+        if other or (self.folder.exists() and not self.folder.is_dir()):
+            what = f"holds {other!r}, which is" if other else "is a file and"
             raise UserError(f"{self.folder}: {what} no work of a training. Move it away, or choose another --out.")
         if overwrite:
             return
@@ -92,9 +95,9 @@ class Unfinished:
         if facts is None or facts["identity"] == self.identity or not any(self.folder.glob("*.safetensors")):
             return
         known = facts["identity"] if isinstance(facts["identity"], dict) else {}
-        other = next((key for key in self.identity if known.get(key) != self.identity[key]), "settings")
+        key = next((key for key in self.identity if known.get(key) != self.identity[key]), "settings")
         raise UserError(
-            f"{self.folder}: an unfinished training with other {other} is kept here. Finish it with its own, choose "
+            f"{self.folder}: an unfinished training with other {key} is kept here. Finish it with its own, choose "
             "another --out, or drop it with --overwrite."
         )
 
@@ -118,6 +121,10 @@ class Unfinished:
         tracked = store and {"store": str(store.resolve()), "experiment": experiment, "name": self.name}
         if facts is not None and facts["tracked"] and facts["tracked"] != tracked and not self._goes_on(facts):
             self.dropped.append(facts["tracked"])
+        earlier = self.out / "checkpoint.run"  # the MLflow run of a training that an earlier version left unfinished
+        self.outdated = earlier.is_file()
+        if store and self.outdated:
+            self.dropped.append({"store": str(store.resolve()), "run_id": earlier.read_text(errors="replace").strip()})
         write_json(
             self.folder / _FACTS,
             {
@@ -125,6 +132,7 @@ class Unfinished:
                 "identity": self.identity,
             },
         )  # fmt: skip
+        earlier.unlink(missing_ok=True)
 
     def _goes_on(self, facts: dict[str, Any]) -> bool:
         """Return whether the folder that this one was copied from is still there, unfinished."""
@@ -154,16 +162,6 @@ class Unfinished:
                 if (staged / name).exists():
                     os.replace(staged / name, self.out / name)
             flush_folder(self.out)
-
-    def earlier_run(self) -> str | None:
-        """Return the MLflow run of a training that an earlier version left unfinished, and forget it."""
-        file = self.out / "checkpoint.run"
-        if not file.is_file():
-            return None
-        with telling(file):
-            known = file.read_text(encoding="utf-8", errors="replace").strip()
-            file.unlink()
-        return known
 
     def remove(self) -> None:
         """Remove the folder: renamed in one step, then deleted, so that there is never half of it."""

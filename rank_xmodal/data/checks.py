@@ -81,6 +81,18 @@ def _check_words(column: pd.Series[Any], where: str) -> None:
         ) from None
 
 
+def off_unit(rows: np.ndarray) -> tuple[int, float] | None:
+    """Return the first row (n, d) that is no unit vector in float16, and its length; None where all are."""
+    for start in range(0, len(rows), 65_536):
+        block = np.asarray(rows[start : start + 65_536], dtype=np.float32)
+        norm = np.sqrt(np.einsum("nd,nd->n", block, block))
+        # fp16 rows of a unit vector: each entry is off by 2^-11 of itself, so the norm by no more than that.
+        bad = np.flatnonzero(~(np.abs(norm - 1) < 2e-3))
+        if len(bad):
+            return start + int(bad[0]), float(norm[bad[0]])
+    return None
+
+
 def check(data: EmbeddingSet, where: str) -> None:
     """Check everything that a set must have before it is written, see `EmbeddingSet.write`."""
     check_shapes(data, where)
@@ -97,20 +109,14 @@ def check(data: EmbeddingSet, where: str) -> None:
             raise UserError(
                 f"{where}: {side}_id {ids.iloc[row]!r} stands in rows {first} and {row}. Ids must be unique."
             )
-        for start in range(0, len(emb), 65_536):
-            block = np.asarray(emb[start : start + 65_536], dtype=np.float32)
-            norm = np.sqrt(np.einsum("nd,nd->n", block, block))
-            # fp16 rows of a unit vector: each entry is off by 2^-11 of itself, so the norm by no more than that.
-            bad = np.flatnonzero(~(np.abs(norm - 1) < 2e-3))
-            if len(bad):
-                row, value = start + int(bad[0]), norm[bad[0]]
-                kind = (
-                    "NaN or infinite" if not np.isfinite(value) else "zero" if value == 0 else f"of length {value:.4f}"
-                )
-                raise UserError(
-                    f"{where}: the {side} embedding in row {row} ({side}_id {ids.iloc[row]!r}) is {kind}; it must be "
-                    "finite and of length 1. Embed that item again or leave it out."
-                )
+        off = off_unit(emb)
+        if off is not None:
+            row, value = off
+            kind = "NaN or infinite" if not np.isfinite(value) else "zero" if value == 0 else f"of length {value:.4f}"
+            raise UserError(
+                f"{where}: the {side} embedding in row {row} ({side}_id {ids.iloc[row]!r}) is {kind}; it must be "
+                "finite and of length 1. Embed that item again or leave it out."
+            )
     texts = data.texts["text"].astype(str)
     empty = np.flatnonzero((texts.str.strip() == "").to_numpy())
     if len(empty):

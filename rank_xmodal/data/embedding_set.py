@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +9,21 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import scipy.sparse as sp
 
 from rank_xmodal.data.checks import LABELS, check, check_labels, check_shapes, classes_of
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import open_npy, read_json, read_parquet, read_table, recover, replacing, sha256, write_json
+from rank_xmodal.files import (
+    check_once,
+    open_npy,
+    read_json,
+    read_parquet,
+    read_table,
+    recover,
+    replacing,
+    sha256,
+    write_json,
+)
 from rank_xmodal.files.reading import frame_of
 
 FORMAT = 1
@@ -236,26 +243,18 @@ class EmbeddingSet:
         check_labels(opened, str(path))
         if opened.dim != meta.get("dim"):
             raise UserError(f"{path}: embeddings are {opened.dim} wide, meta.json says {meta.get('dim')}. Embed again.")
-        _verify(opened, path)
+        check_once([path / name for name in _FILES], lambda: _verify(opened, path))
         return opened
 
 
-_verified: set[tuple[str, ...]] = set()
-
-
 def _verify(data: EmbeddingSet, path: Path) -> None:
-    """Compare a set with its fingerprint, once in a process for files of the same time and size."""
-    files = [path / name for name in _FILES]
-    known = (str(path.resolve()), *(f"{s.st_ino} {s.st_size} {s.st_mtime_ns}" for s in map(os.stat, files)))
-    if known in _verified:
-        return
-    said = data.meta.get("fingerprint")
-    if said != (found := fingerprint_of(data)):
+    """Compare a set with its fingerprint."""
+    said, found = data.meta.get("fingerprint"), fingerprint_of(data)
+    if said != found:
         raise UserError(
             f"{path}: damaged, or changed by hand: meta.json has the fingerprint {str(said)[:12]}, its files have "
             f"{found[:12]}. Bring them again from a copy, or embed or import again."
         )
-    _verified.add(known)
 
 
 def _load(path: Path) -> np.ndarray:
@@ -267,11 +266,7 @@ def _load(path: Path) -> np.ndarray:
 
 def _read_items(path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
     table = read_parquet(path)
-    if what == "images" and "path" in table.column_names:  # which an image that lies nowhere may do without
-        place = table.column_names.index("path")
-        known = pc.fill_null(table["path"].cast(pa.string()), "") if table["path"].null_count else table["path"]
-        table = table.set_column(place, "path", known)
-    frame = frame_of(table, path, columns, what)
+    frame = frame_of(table, path, columns, what, gaps=("path",))  # an image may lie nowhere
     if LABELS in table.column_names:
         # As they are: a missing one must not become the class "None".
         frame[LABELS] = pd.Series(table[LABELS].to_pylist(), dtype=object)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rank_xmodal.data.checks import off_unit
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import open_npy, read_json, replacing, sha256, write_json
+from rank_xmodal.files import check_once, open_npy, read_json, replacing, sha256, write_json
 
 IMAGE, TEXT, OFFSETS = "image_tokens.npy", "text_tokens.npy", "text_offsets.npy"
 _KEY = "tokens"
-_BLOCK = 1 << 24  # values looked at at a time
-_verified: set[tuple[str, ...]] = set()
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,12 @@ class Tokens:
         image, text, offsets = (open_npy(data.root / name, remedy) for name in (IMAGE, TEXT, OFFSETS))
         found = cls(image, text, offsets, facts)
         found.check(data, str(data.root))
-        stats = [os.stat(data.root / name) for name in (IMAGE, TEXT, OFFSETS)]
-        known = (str(data.root.resolve()), *(f"{s.st_ino} {s.st_size} {s.st_mtime_ns}" for s in stats))
-        if known not in _verified:
+
+        def verify() -> None:
             if facts.get("fingerprint") != fingerprint_of(data, image, text, offsets):
                 raise UserError(f"{data.root}: its tokens are damaged, or of other embeddings. {remedy}")
-            _verified.add(known)
+
+        check_once([data.root / name for name in ("meta.json", IMAGE, TEXT, OFFSETS)], verify)
         return found
 
     def check(self, data: EmbeddingSet, where: str) -> None:
@@ -87,7 +85,7 @@ class Tokens:
         Raises
         ------
         UserError
-            If their shapes or types are wrong, a caption has no words, or a token is not finite and of length 1.
+            If their shapes or types are wrong, or a caption has no words.
         """
         if self.image.ndim != 3 or self.image.dtype != np.float16 or len(self.image) != len(data.images):
             raise UserError(
@@ -111,21 +109,10 @@ class Tokens:
             raise UserError(f"{where}: caption {name!r} (row {empty[0]}) has no words. Leave it out.")
 
 
-def check_units(rows: np.ndarray, where: str) -> None:
-    """Check that tokens (n, d) are finite and of length 1, as float16 can be.
-
-    Raises
-    ------
-    UserError
-        If one is not.
-    """
-    step = max(1, _BLOCK // max(1, rows.shape[1]))
-    for start in range(0, len(rows), step):
-        block = np.asarray(rows[start : start + step], dtype=np.float32)
-        norm = np.sqrt(np.einsum("nd,nd->n", block, block))
-        bad = np.flatnonzero(~(np.abs(norm - 1) < 2e-3))
-        if len(bad):
-            raise UserError(f"{where}: token {start + bad[0]} is of length {norm[bad[0]]:.4f}, not 1. Normalise them.")
+def _check_units(rows: np.ndarray, where: str) -> None:
+    off = off_unit(rows)
+    if off is not None:
+        raise UserError(f"{where}: token {off[0]} is of length {off[1]:.4f}, not 1. Normalise them.")
 
 
 def fingerprint_of(data: EmbeddingSet, image: np.ndarray, text: np.ndarray, offsets: np.ndarray) -> str:
@@ -163,7 +150,7 @@ def write_tokens(
             header = {"descr": "<f2", "fortran_order": False, "shape": tuple(map(int, whole))}
             np.lib.format.write_array_header_2_0(handle, header)
             for block in blocks:  # written, not mapped: a full disk is an error then, and no signal
-                check_units(block.reshape(-1, shape[2]), f"{data.root / name}")
+                _check_units(block.reshape(-1, shape[2]), f"{data.root / name}")
                 handle.write(np.ascontiguousarray(block, dtype="<f2").tobytes())
     with replacing(data.root / OFFSETS) as part, part.open("wb") as handle:
         np.save(handle, offsets.astype(np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +35,14 @@ def sha256_of_file(path: Path) -> str:
     except OSError as error:
         raise unreadable(path, error) from error
     return digest.hexdigest()
+
+
+_whole: set[tuple[str, ...]] = set()
+
+
+def check_once(files: Iterable[Path], check: Callable[[], None]) -> None:
+    """Call a check that raises where files are damaged, once in a process for files of the same time and size."""
+    key = tuple(f"{path.resolve()} {f.st_ino} {f.st_size} {f.st_mtime_ns}" for path in files for f in [path.stat()])
+    if key not in _whole:
+        check()
+        _whole.add(key)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -225,12 +226,20 @@ def read_table(path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
     return frame_of(read_parquet(path), path, columns, what)
 
 
-def frame_of(table: pa.Table, path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
-    """Return the named columns of a table that was read from `path`; see `read_table`."""
+def frame_of(
+    table: pa.Table, path: Path, columns: dict[str, str], what: str, gaps: Collection[str] = ()
+) -> pd.DataFrame:
+    """Return the named columns of a table that was read from `path`; see `read_table`.
+
+    What is missing in a column of `gaps` is read as "".
+    """
     for name, dtype in columns.items():
         if table.column_names.count(name) != 1:
             found = ", ".join(map(repr, table.column_names))
             raise UserError(f"{path}: {what} need one column {name!r}; found {found}. Make it again.")
+        if name in gaps and table[name].null_count:
+            filled = pc.fill_null(table[name].cast(pa.string()), "")
+            table = table.set_column(table.column_names.index(name), name, filled)
         column, kind = table[name], dtype.lstrip("u").rstrip("0123456789")
         if not _HOLDS[kind](column.type):
             raise UserError(f"{path}: the column {name!r} of {what} holds {column.type}, not {dtype}. Make it again.")

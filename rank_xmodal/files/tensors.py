@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.files.digest import sha256
 from rank_xmodal.files.reading import unreadable
 from rank_xmodal.files.writing import replacing
+
+_SUM = "sha256"
 
 
 def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -40,6 +43,23 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], told: dict[st
         part.write_bytes(whole)
 
 
+def write_checked(path: Path, tensors: Mapping[str, torch.Tensor], told: dict[str, str] | None = None) -> None:
+    """Write tensors and words as `write_tensors`, with a checksum for `read_checked`."""
+    write_tensors(path, tensors, {**(told or {}), _SUM: digest_of(tensors)})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        with Path(path).open("rb"):  # safetensors' own errors name neither file nor cause
+            pass
+        yield
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())}).") from error
+
+
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Read tensors.
 
@@ -48,14 +68,8 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     UserError
         If the file is missing, not to be read, cut short, or no safetensors.
     """
-    try:
-        with Path(path).open("rb"):  # its own errors name neither file nor cause
-            pass
+    with _reading(path):
         return load_file(path, device=device)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())}).") from error
 
 
 def read_told(path: Path) -> dict[str, str]:
@@ -66,10 +80,19 @@ def read_told(path: Path) -> dict[str, str]:
     UserError
         As `read_tensors`.
     """
-    try:
-        with Path(path).open("rb"), safe_open(path, "pt") as opened:
-            return opened.metadata() or {}
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({' '.join(str(error).split())}).") from error
+    with _reading(path), safe_open(path, "pt") as opened:
+        return opened.metadata() or {}
+
+
+def read_checked(path: Path, device: str = "cpu") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read tensors and words that `write_checked` wrote.
+
+    Raises
+    ------
+    UserError
+        As `read_tensors`, or if they aren't what was written.
+    """
+    tensors, told = read_tensors(path, device), read_told(path)
+    if told.get(_SUM) != digest_of(tensors):
+        raise UserError(f"{path}: damaged. Delete it: what it keeps is made anew.")
+    return tensors, told

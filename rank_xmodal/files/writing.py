@@ -144,6 +144,12 @@ def _swap(part: Path, path: Path) -> None:
     os.rename(old, part)
 
 
+def not_ours(folder: Path, ours: re.Pattern[str]) -> str | None:
+    """Return the name of something in a folder that we didn't put there, hidden files aside; None where all is ours."""
+    names = (path.name for path in folder.glob("*"))
+    return next((name for name in sorted(names) if name[0] != "." and not ours.fullmatch(name)), None)
+
+
 def remove(path: Path) -> None:
     """Delete a folder that nobody shall meet half deleted; where there is none, nothing happens."""
     if path.exists():

@@ -12,7 +12,7 @@ from torch import nn
 
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.significance import standard_error
-from rank_xmodal.files.tensors import digest_of, read_tensors, read_told, write_tensors
+from rank_xmodal.files.tensors import read_checked, write_checked
 from rank_xmodal.training.adamw import AdamW
 
 _FACTS = "facts"
@@ -47,13 +47,8 @@ class Checkpoint:
             "highest": self.highest,
             "start": self.start.clone(),  # at first the same tensor as the highest
         }
-        facts = {
-            **self.identity,
-            "history": self.history,
-            "best_epoch": self.best_epoch,
-            "sha256": digest_of(tensors),
-        }
-        write_tensors(self.path, tensors, {_FACTS: json.dumps(facts)})
+        facts = {**self.identity, "history": self.history, "best_epoch": self.best_epoch}
+        write_checked(self.path, tensors, {_FACTS: json.dumps(facts)})
 
     def _good_enough(self, by_query: torch.Tensor, group: np.ndarray | None) -> bool:
         """Say whether an epoch is the best so far, or within a standard error of it and above the start.
@@ -83,8 +78,9 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return
+        tensors, told = read_checked(self.path)
         try:
-            facts = json.loads(read_told(self.path)[_FACTS])
+            facts = json.loads(told[_FACTS])
             other = [key for key, value in self.identity.items() if facts.get(key) != value]
         except (KeyError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"{self.path}: holds no state of a training. Delete it.") from error
@@ -92,9 +88,6 @@ class Checkpoint:
             raise UserError(
                 f"{self.path}: the state of a training with other {other[0]}. Finish that with its own, or delete it."
             )
-        tensors = read_tensors(self.path)
-        if facts.get("sha256") != digest_of(tensors):
-            raise UserError(f"{self.path}: damaged. Delete it, and the training begins anew.")
         try:
             self.model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("now.")})
             self.best = {k[5:]: v for k, v in tensors.items() if k.startswith("best.")}

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.embed import embed
 from data_prep.images import files_digest
-from data_prep.partial import Partial, folder_of
+from data_prep.partial import Partial
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 
@@ -131,11 +131,11 @@ def test_another_encoders_work_is_not_removed_by_a_finished_one(corpus, encoder,
 
 
 def test_a_folder_of_that_name_with_other_things_is_left_alone(corpus, encoder, tmp_path, said):
-    folder_of(tmp_path / "set").mkdir()
-    (folder_of(tmp_path / "set") / "mine.txt").write_text("mine")
+    (tmp_path / ".set.partial").mkdir()
+    ((tmp_path / ".set.partial") / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds 'mine\.txt'"):
         embed(corpus, encoder, tmp_path / "set", say=said)
-    assert (folder_of(tmp_path / "set") / "mine.txt").read_text() == "mine"
+    assert ((tmp_path / ".set.partial") / "mine.txt").read_text() == "mine"
 
 
 def test_another_encoder_throws_partial_work_away(corpus, encoder, tmp_path, said):

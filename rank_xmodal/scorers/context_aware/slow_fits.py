@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import sha256
-from rank_xmodal.files.tensors import digest_of, read_tensors, read_told, write_tensors
+from rank_xmodal.files.tensors import read_checked, write_checked
 from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.vsepp import VSEPP
 
@@ -33,14 +33,14 @@ def slow_fits(data: EmbeddingSet, seed: int, device: str) -> dict[str, Tensor]:
     path = None if data.kept is None else data.kept / FOLDER / f"{_key(data, seed)}.safetensors"
     if path is not None and path.is_file():
         with suppress(UserError):  # cut short or damaged; made again below
-            found = read_tensors(path, device)
-            if set(found) == set(_NAMES) and read_told(path).get("sha256") == digest_of(found):
+            found, _ = read_checked(path, device)
+            if set(found) == set(_NAMES):
                 return found
     found = _made(data, seed, device)
     if path is not None:
         # What can't be kept, in a set that may not be written to, is made again the next time.
         with suppress(OSError, UserError):
-            write_tensors(path, found, {"sha256": digest_of(found)})
+            write_checked(path, found)
     return found
 
 

@@ -21,39 +21,28 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(corpus, tmp_path):
             raise KeyboardInterrupt
 
     place = tmp_path / "checkpoint"
-    with pytest.raises(KeyboardInterrupt):
-        corpus.train(
+
+    def go(on_step):
+        seen.clear()
+        return corpus.train(
             corpus.data,
             corpus.lists_of(corpus.data),
             corpus.chosen(),
             validation=validation,
             checkpoint=place,
-            on_step=interrupt,
+            on_step=on_step,
         )
+
+    with pytest.raises(KeyboardInterrupt):
+        go(interrupt)
     assert place.is_file()
-    seen.clear()
-    resumed = corpus.train(
-        corpus.data,
-        corpus.lists_of(corpus.data),
-        corpus.chosen(),
-        validation=validation,
-        checkpoint=place,
-        on_step=lambda e, s, n: seen.append(e),
-    )
+    resumed = go(lambda e, s, n: seen.append(e))
     assert set(seen) == {3}, "finished epochs are not done again"
     expected, found = whole.scorer.state, resumed.scorer.state
     assert all(torch.equal(expected[k], found[k]) for k in expected)
     assert [h["val_MRR"] for h in resumed.scorer.history] == [h["val_MRR"] for h in whole.scorer.history]
     assert resumed.scorer.best_epoch == whole.scorer.best_epoch
-    seen.clear()
-    again = corpus.train(
-        corpus.data,
-        corpus.lists_of(corpus.data),
-        corpus.chosen(),
-        validation=validation,
-        checkpoint=place,
-        on_step=lambda e, s, n: seen.append(e),
-    )
+    again = go(lambda e, s, n: seen.append(e))
     assert not seen, "a finished training is read from its file"
     assert all(torch.equal(expected[k], again.scorer.state[k]) for k in expected)
 
