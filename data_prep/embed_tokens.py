@@ -35,7 +35,8 @@ def embed_tokens(
 ) -> EmbeddingSet:
     """Encode all images, then all captions, and add their parts to the set that `embed` made of this corpus.
 
-    Shards are kept in `.NAME.tokens` beside the set until it is whole; the same call goes on from them.
+    Shards are kept in `.NAME.tokens` beside the set until it is whole; the same call goes on from them. Tokens of
+    another path that the set already has are replaced.
 
     Raises
     ------
@@ -44,10 +45,10 @@ def embed_tokens(
         is at it.
     """
     assert data.root is not None
-    facts = local.image_facts
+    facts = {**local.image_facts, "normalised": local.normalised}
     work = KeptWork(data.root, "tokens", {"format": 1, "fingerprint": data.fingerprint, **facts}, _OURS, say)
     known = data.meta.get("tokens")
-    if isinstance(known, dict) and all(known.get(key) == value for key, value in facts.items()):
+    if isinstance(known, dict) and all({"normalised": True, **known}.get(key) == facts[key] for key in facts):
         say(f"{data.root}: already holds these tokens; nothing to do")
         work.discard()
         return data
@@ -55,8 +56,11 @@ def embed_tokens(
         raise UserError(f"{data.root}: is not the set of {corpus.name}. Embed that first.")
     texts, cells = data.texts["text"].tolist(), int(np.prod(facts["grid"]))
     words = local.count_words(texts)
-    size = 2 * data.dim * (len(data.images) * cells + words)
-    say(f"tokens: {len(data.images):,} images x {cells} cells, {words:,} words, {data.dim} wide: {size / 1e6:,.1f} MB")
+    size = 2 * (len(data.images) * cells * local.image_width + words * local.text_width)
+    say(
+        f"tokens: {len(data.images):,} images x {cells} cells, {local.image_width} wide, {words:,} words, "
+        f"{local.text_width} wide: {size / 1e6:,.1f} MB"
+    )
     root = data.root
     if shutil.disk_usage(root).free < 2 * size:
         raise UserError(
@@ -84,9 +88,9 @@ def embed_tokens(
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         written = write_tokens(
             data,
-            (one["parts"].numpy().reshape(-1, cells, data.dim) for one in _shards(place, "image")),
+            (one["parts"].numpy().reshape(-1, cells, local.image_width) for one in _shards(place, "image")),
             (one["parts"].numpy() for one in _shards(place, "text")),
-            offsets, (len(paths), cells, data.dim), facts,
+            offsets, (len(paths), cells, local.image_width, local.text_width), facts,
         )  # fmt: skip
         work.remove()
     return written

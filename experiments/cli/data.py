@@ -29,8 +29,9 @@ from rank_xmodal.errors import UserError
 @click.option("--seed", type=options.SEED, default=None, help="scenes, and folders without a split column.")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
 @click.option(
-    "--tokens", type=click.Choice(["values", "last"]),
-    help="Keep words and cells, too. Of a ViT's patches the value path of its last block, or its last layer.",
+    "--tokens", type=click.Choice(["values", "last", "features"]),
+    help="Keep words and cells, too: of a ViT's patches the value path of its last block, or its last layer; or both "
+    "sides' features before the projection.",
 )  # fmt: skip
 @options.device
 def embed(
@@ -59,8 +60,10 @@ def embed(
 @click.option("--images", type=PATH, required=True, help="A.npy, or clip-retrieval's folder.")
 @click.option("--texts", type=PATH, help="B.npy")
 @click.option("--captions", type=PATH, help="C.csv: caption_id,image_id,caption,split[,labels]")
-@click.option("--image-tokens", type=PATH, help="cells.npy (images, cells, d): with --text-tokens and --text-offsets.")
-@click.option("--text-tokens", type=PATH, help="words.npy (words of all captions, d)")
+@click.option(
+    "--image-tokens", type=PATH, help="cells.npy (images, cells, width): with --text-tokens and --text-offsets."
+)
+@click.option("--text-tokens", type=PATH, help="words.npy (words of all captions, width)")
 @click.option("--text-offsets", type=PATH, help="offsets.npy (captions + 1,): where each caption's words begin.")
 @click.option("--out", type=PATH, required=True, help="Folder of the embedding set.")
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")

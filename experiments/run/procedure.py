@@ -230,4 +230,4 @@ def _again(settings: ScorerSettings, scorer: Scorer, prepared: Plan, data: Embed
 def _train_and_val(data: EmbeddingSet) -> EmbeddingSet:
     images, texts = (table.assign(split=table["split"].replace("val", "train")) for table in (data.images, data.texts))
     meta = {**data.meta, "fingerprint": f"{data.fingerprint} train and val"}
-    return replace(data, images=images, texts=texts, meta=meta, root=None)
+    return replace(data, images=images, texts=texts, meta=meta, root=None, cut_of=data.whole)

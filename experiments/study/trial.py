@@ -60,7 +60,8 @@ class Part:
         texts[data.relevance["text"]] = images[data.relevance["image"]]
         which = f"{data.fingerprint} fold {self.fold} of {self.folds}, permutation {self.repeat}"
         cut = replace(data, images=data.images.assign(split=images), texts=data.texts.assign(split=texts))
-        return replace(cut, meta={**data.meta, "fingerprint": which}, root=None, kept=None)
+        meta = {**data.meta, "fingerprint": which}
+        return replace(cut, meta=meta, root=None, kept=None, cut_of=data.whole)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ class EmbeddingSet:
         The folder it was opened from.
     kept : Path or None
         The folder where fits on it, or on a part of it, may be kept.
+    cut_of : EmbeddingSet or None
+        The set whose rows these are, under other splits; see `whole`.
     """
 
     image_emb: np.ndarray
@@ -79,6 +81,12 @@ class EmbeddingSet:
     meta: dict[str, Any] = field(default_factory=dict)
     root: Path | None = None
     kept: Path | None = None
+    cut_of: EmbeddingSet | None = None
+
+    @property
+    def whole(self) -> EmbeddingSet:
+        """The set as it lies in its folder, whatever splits this one was given: row for row the same items."""
+        return self.cut_of or self
 
     @property
     def fingerprint(self) -> str:

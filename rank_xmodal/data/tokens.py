@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,19 @@ _KEY = "tokens"
 
 @dataclass(frozen=True)
 class Tokens:
-    """Cells and words, float16, L2-normalised, memory-mapped.
+    """Cells and words, float16, memory-mapped.
 
     Attributes
     ----------
-    image : ndarray (n_images, P, d)
+    image : ndarray (n_images, P, d_i)
         Cells in reading order.
-    text : ndarray (W, d)
+    text : ndarray (W, d_t)
         The words of all captions, one after the other, without padding, start and end.
     offsets : ndarray (n_texts + 1,), int64
         Caption i has the words ``text[offsets[i] : offsets[i + 1]]``.
     facts : dict
-        What meta.json says of them: tower, layer, path, grid, width, fingerprint.
+        What meta.json says of them: tower, layer, path, grid, normalised, cells, image_width, text_width, fingerprint.
+        Older sets have one width, and don't say that theirs are normalised.
     """
 
     image: np.ndarray
@@ -39,12 +41,27 @@ class Tokens:
     facts: dict[str, Any]
 
     @property
+    def normalised(self) -> bool:
+        """Whether each token is of length 1; others are as the encoder left them, at any length."""
+        return bool(self.facts.get("normalised", True))
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Width of a cell and of a word."""
+        return int(self.image.shape[2]), int(self.text.shape[1])
+
+    @property
+    def cells(self) -> int:
+        """Number of cells of an image."""
+        return int(self.image.shape[1])
+
+    @property
     def longest(self) -> int:
         """Number of words of the longest caption."""
         return int(np.diff(self.offsets).max())
 
     def words(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the words of captions, padded with zeros, and where there are any: (n,) -> (n, T, d), bool (n, T)."""
+        """Return the words of captions, padded with 0, and where there are any: (n,) -> (n, T, d_t), bool (n, T)."""
         rows = np.asarray(rows)
         counts = self.offsets[rows + 1] - self.offsets[rows]
         inside = np.arange(int(counts.max(initial=0)))[None] < counts[:, None]
@@ -56,16 +73,19 @@ class Tokens:
     def open(cls, data: EmbeddingSet) -> Tokens:
         """Open the tokens of a set; the first time in a process they are compared with their fingerprint.
 
+        Of a part of a set, such as an inner fold, these are the tokens of the whole: its rows are the same.
+
         Raises
         ------
         UserError
             If it has none, or they are broken or don't belong to it.
         """
+        data = data.whole
         facts = data.meta.get(_KEY)
         if data.root is None or not isinstance(facts, dict):
             raise UserError(
-                f"{data.root or data.name}: has no tokens. Make them with `rank-xmodal embed ... --tokens values`, or "
-                "import them."
+                f"{data.root or data.name}: has no tokens. Make them with `rank-xmodal embed ... --tokens features` or "
+                "`--tokens values`, or import them."
             )
         remedy = "Make the tokens again."
         image, text, offsets = (open_npy(data.root / name, remedy) for name in (IMAGE, TEXT, OFFSETS))
@@ -85,17 +105,24 @@ class Tokens:
         Raises
         ------
         UserError
-            If their shapes or types are wrong, or a caption has no words.
+            If their shapes or types are wrong, they are not as wide as their facts say, or a caption has no words.
         """
         if self.image.ndim != 3 or self.image.dtype != np.float16 or len(self.image) != len(data.images):
             raise UserError(
-                f"{where}: {IMAGE} is {self.image.shape} {self.image.dtype}, expected ({len(data.images)}, cells, d) "
-                "float16. Make the tokens again."
+                f"{where}: {IMAGE} is {self.image.shape} {self.image.dtype}, expected ({len(data.images)}, cells, "
+                "width) float16. Make the tokens again."
             )
-        if self.text.ndim != 2 or self.text.dtype != np.float16 or self.text.shape[1] != self.image.shape[2]:
+        if self.text.ndim != 2 or self.text.dtype != np.float16:
             raise UserError(
-                f"{where}: {TEXT} is {self.text.shape} {self.text.dtype}, expected (words, {self.image.shape[2]}) "
-                "float16. Make the tokens again."
+                f"{where}: {TEXT} is {self.text.shape} {self.text.dtype}, expected (words, width) float16. Make the "
+                "tokens again."
+            )
+        both = self.facts.get("width")  # what older sets say
+        told = (self.facts.get("image_width", both), self.facts.get("text_width", both))
+        if self.dims != told:
+            raise UserError(
+                f"{where}: {IMAGE} and {TEXT} are {self.dims[0]} and {self.dims[1]} wide, meta.json says {told[0]} and "
+                f"{told[1]}. Make the tokens again."
             )
         ends = self.offsets
         if ends.shape != (len(data.texts) + 1,) or ends.dtype != np.int64 or ends[0] != 0 or ends[-1] != len(self.text):
@@ -109,10 +136,14 @@ class Tokens:
             raise UserError(f"{where}: caption {name!r} (row {empty[0]}) has no words. Leave it out.")
 
 
-def _check_units(rows: np.ndarray, where: str) -> None:
-    off = off_unit(rows)
+def _check_rows(rows: np.ndarray, normalised: bool, first: int, where: str) -> None:
+    """Check that tokens (k, d) are finite, and of length 1 where they should be; `first` is the number of the first."""
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise UserError(f"{where}: token {first + bad[0]} is not finite in float16. Make the tokens again.")
+    off = off_unit(rows) if normalised else None
     if off is not None:
-        raise UserError(f"{where}: token {off[0]} is of length {off[1]:.4f}, not 1. Normalise them.")
+        raise UserError(f"{where}: token {first + off[0]} is of length {off[1]:.4f}, not 1. Normalise them.")
 
 
 def fingerprint_of(data: EmbeddingSet, image: np.ndarray, text: np.ndarray, offsets: np.ndarray) -> str:
@@ -122,46 +153,57 @@ def fingerprint_of(data: EmbeddingSet, image: np.ndarray, text: np.ndarray, offs
 
 def write_tokens(
     data: EmbeddingSet, image: Iterable[np.ndarray], text: Iterable[np.ndarray], offsets: np.ndarray,
-    shape: tuple[int, int, int], facts: dict[str, Any],
+    shape: tuple[int, int, int, int], facts: dict[str, Any],
 ) -> EmbeddingSet:  # fmt: skip
     """Write tokens into a set's folder, block after block, and return the set opened again.
 
-    They count once meta.json names them, which is written last.
+    They count once meta.json names them, which is written last. Others that stood there are replaced.
 
     Parameters
     ----------
     data : EmbeddingSet
         One that was opened from its folder.
-    image, text : iterable of ndarray (k, P, d) and (k, d), float16, L2-normalised
-        Blocks, in the order of the rows.
+    image, text : iterable of ndarray (k, P, d_i) and (k, d_t), float16
+        Blocks, in the order of the rows. L2-normalised, unless `facts` says ``"normalised": False``.
     offsets : ndarray (n_texts + 1,), int64
-    shape : (n_images, P, d)
+    shape : (n_images, P, d_i, d_t)
     facts : dict
-        What meta.json shall say of them.
+        What meta.json shall say of them, beside normalised, cells, both widths and the fingerprint.
 
     Raises
     ------
     UserError
-        If they don't fit the set, a token is not of length 1, or the disk is full.
+        If they don't fit the set, a token is not finite or not of length 1, or the disk is full.
     """
     assert data.root is not None
-    for name, blocks, whole in ((IMAGE, image, shape), (TEXT, text, (int(offsets[-1]), shape[2]))):
+    count, cells, *widths = map(int, shape)
+    facts = {"normalised": True, **facts, "cells": cells, "image_width": widths[0], "text_width": widths[1]}
+    for name, blocks, whole in (
+        (IMAGE, image, (count, cells, widths[0])),
+        (TEXT, text, (int(offsets[-1]), widths[1])),
+    ):
         with replacing(data.root / name) as part, part.open("wb") as handle:
-            header = {"descr": "<f2", "fortran_order": False, "shape": tuple(map(int, whole))}
+            header = {"descr": "<f2", "fortran_order": False, "shape": whole}
             np.lib.format.write_array_header_2_0(handle, header)
+            first = 0
             for block in blocks:  # written, not mapped: a full disk is an error then, and no signal
-                _check_units(block.reshape(-1, shape[2]), f"{data.root / name}")
-                handle.write(np.ascontiguousarray(block, dtype="<f2").tobytes())
+                rows = np.ascontiguousarray(block, dtype="<f2").reshape(-1, whole[-1])
+                _check_rows(rows, facts["normalised"], first, f"{data.root / name}")
+                handle.write(rows.tobytes())
+                first += len(rows)
+            _forget(data.root)
     with replacing(data.root / OFFSETS) as part, part.open("wb") as handle:
         np.save(handle, offsets.astype(np.int64))
     made = [open_npy(data.root / name, "Make the tokens again.") for name in (IMAGE, TEXT, OFFSETS)]
     Tokens(made[0], made[1], made[2], facts).check(data, str(data.root))
     meta = read_json(data.root / "meta.json")
-    meta[_KEY] = {
-        **facts,
-        "cells": shape[1],
-        "width": shape[2],
-        "fingerprint": fingerprint_of(data, made[0], made[1], made[2]),
-    }
+    meta[_KEY] = {**facts, "fingerprint": fingerprint_of(data, made[0], made[1], made[2])}
     write_json(data.root / "meta.json", meta)
     return EmbeddingSet.open(data.root)
+
+
+def _forget(root: Path) -> None:
+    """Let meta.json name no tokens: while others take their place they would be told damaged, or already there."""
+    meta = read_json(root / "meta.json")
+    if meta.pop(_KEY, None) is not None:
+        write_json(root / "meta.json", meta)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rank_xmodal.lists.list_tokens import LocalBatch
+
 
 @dataclass
 class ListBatch:
@@ -29,6 +31,8 @@ class ListBatch:
         The candidates as the scorer's `project` returns them, where that was done for a whole corpus.
     features : Tensor (B, L, F) or None
         Of training lists: scores by fits that have not met them; see `Scorer.held_out_features`.
+    tokens : LocalBatch or None
+        Words and cells of both sides; where the scorer needs them.
     """
 
     query: torch.Tensor
@@ -40,3 +44,4 @@ class ListBatch:
     rows: torch.Tensor | None = None
     projected: torch.Tensor | None = None
     features: torch.Tensor | None = None
+    tokens: LocalBatch | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,9 @@ import torch
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.files import sha256
+from rank_xmodal.lists.bags import Bag
 from rank_xmodal.lists.list_batch import ListBatch
+from rank_xmodal.lists.list_tokens import ListTokens
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.retrieval.query_bank import Neighbours, leave_out, query_groups
 
@@ -27,6 +29,10 @@ class ScoresLists(Protocol):
 
     def project(self, candidates: torch.Tensor) -> torch.Tensor | None:
         """Return what can be made of each candidate once for all lists, (m, d) -> (m, k), or None."""
+        ...
+
+    def project_tokens(self, tokens: Bag) -> tuple[Bag, ...]:
+        """Return what can be made of the candidates' tokens once for all lists; asked where it needs tokens."""
         ...
 
     def score(self, batch: ListBatch) -> torch.Tensor:
@@ -58,6 +64,8 @@ class ListTensors:
         The inner fold of each list.
     projected : Tensor (m, k) or None
         See `ListBatch`.
+    tokens : ListTokens or None
+        Words and cells, where the scorer needs them.
     """
 
     queries: torch.Tensor
@@ -72,6 +80,7 @@ class ListTensors:
     features: torch.Tensor | None = None
     fold: torch.Tensor | None = None
     projected: torch.Tensor | None = None
+    tokens: ListTokens | None = None
 
     @classmethod
     def gather(
@@ -83,6 +92,7 @@ class ListTensors:
         *,
         in_bank: bool,
         cosine: np.ndarray | None = None,
+        tokens: bool = False,
     ) -> ListTensors:
         """Put everything on `device`.
 
@@ -96,6 +106,13 @@ class ListTensors:
             Whether the lists' queries may stand in the query bank (training).
         cosine : ndarray (Q, L), float32, or None
             The first-stage score; the lists' own cosines by default.
+        tokens : bool
+            Whether words and cells are needed.
+
+        Raises
+        ------
+        UserError
+            If tokens are needed and the set has none, or they don't belong to it.
         """
         direction = check_direction(lists.direction)
         group = query_groups(data, direction) if in_bank else np.full(len(data.queries(direction)), -1)
@@ -108,6 +125,7 @@ class ListTensors:
             labels=torch.from_numpy(lists.labels).to(device),
             cosine=torch.from_numpy(lists.cosine if cosine is None else cosine).to(device),
             group=torch.from_numpy(group.astype(np.int64)).to(device),
+            tokens=ListTokens.of(data, direction, device) if tokens else None,
         )
 
     def __len__(self) -> int:
@@ -139,7 +157,7 @@ class ListTensors:
             return one
         length = max(part.rows.shape[1] for part in parts)
         empty = {"rows": -1, "labels": -1, "cosine": 0.0, "features": 0.0}
-        of_lists = {"query_row": torch.cat([part.query_row for part in parts])}
+        of_lists: dict[str, Any] = {"query_row": torch.cat([part.query_row for part in parts])}
         for name, filler in empty.items():
             if getattr(one, name) is not None:
                 of_lists[name] = torch.cat([_padded(getattr(part, name), length, filler) for part in parts])
@@ -164,6 +182,9 @@ class ListTensors:
         if self.rows.numel() < len(self.candidates):
             return self
         lists = self.projected_for(scorer.project)
+        if self.tokens is not None and scorer.needs.tokens:
+            used = torch.unique(self.rows.clamp(min=0))
+            lists = replace(lists, tokens=self.tokens.projected_by(scorer.project_tokens, used))
         return lists if scorer.needs.candidates else replace(lists, candidates=self.candidates[:, :0])
 
     def projected_for(self, project: Callable[[torch.Tensor], torch.Tensor | None]) -> ListTensors:
@@ -203,6 +224,7 @@ class ListTensors:
                 if self.projected is None
                 else self.projected.index_select(0, safe).unflatten(0, rows.shape),
                 features=None if self.features is None else self.features.index_select(0, index),
+                tokens=None if self.tokens is None else self.tokens.batch(query_row, rows),
             ),
             self.labels.index_select(0, index),
         )

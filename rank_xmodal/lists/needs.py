@@ -46,8 +46,11 @@ class Needs:
             If it doesn't.
         """
         where = data.root or data.name
-        if self.tokens:
-            raise UserError(f"{where}: holds no words and patches, which scorer={name} needs. Choose another scorer.")
+        if self.tokens and not isinstance(data.whole.meta.get("tokens"), dict):
+            raise UserError(
+                f"{where}: holds no words and cells, which scorer={name} needs. Make them with `rank-xmodal embed "
+                "... --tokens features`, import them, or choose another scorer."
+            )
         if self.labels and not data.labelled:
             raise UserError(
                 f"{where}: has no classes, which scorer={name} needs. Give the captions table a column 'labels' and "

@@ -9,6 +9,7 @@ import torch
 from typing_extensions import Self
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.lists.bags import Bag
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.needs import Needs
@@ -134,6 +135,10 @@ class Scorer(ABC):
     def project(self, candidates: torch.Tensor) -> torch.Tensor | None:
         """Return what can be made of each candidate once for all lists, (m, d) of any float -> (m, k), or None."""
         return None
+
+    def project_tokens(self, tokens: Bag) -> tuple[Bag, ...]:
+        """Return what can be made of the candidates' tokens once for all lists; asked where `needs` says tokens."""
+        raise NotImplementedError
 
     @abstractmethod
     def score(self, batch: ListBatch) -> torch.Tensor:

@@ -14,6 +14,7 @@ from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.cosine import Cosine
 from rank_xmodal.scorers.csls import CSLS
 from rank_xmodal.scorers.inverted_softmax import InvertedSoftmax
+from rank_xmodal.scorers.local.late_interaction import LateInteraction
 from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.scorers.projections.cca import CCA
 from rank_xmodal.scorers.projections.centred import Centred
@@ -47,6 +48,7 @@ _SCORERS: dict[str, type[Scorer]] = {
         Neighbours,
         ContextAware,
         AllRank,
+        LateInteraction,
     )
 }
 _sought = False

@@ -74,7 +74,9 @@ class Stack:
         """Return lists of queries that stand in no bank, ready to be scored."""
         direction = check_direction(lists.direction)
         near = self.neighbours(data.candidates(direction))
-        return ListTensors.gather(data, lists, near, device, in_bank=False, cosine=self._cosine(data, lists))
+        return ListTensors.gather(
+            data, lists, near, device, in_bank=False, cosine=self._cosine(data, lists), tokens=self.scorer.needs.tokens
+        )
 
     def _cosine(self, data: EmbeddingSet, lists: CandidateLists) -> np.ndarray | None:
         """Return the base's score of every pair, (Q, L) float32; None where it is the lists' own cosine."""
@@ -156,7 +158,7 @@ def fit_stack(
             [_training_tensors(stack, data, direction, part, rows, seed, device) for part in parts]
         )
     held_out = by_cosine
-    if validation is not None and (scorer.needs.base or scorer.needs.neighbours):
+    if validation is not None and (scorer.needs.base or scorer.needs.neighbours or scorer.needs.tokens):
         held_out = HeldOut(validation, stack.tensors(data, validation.lists, device), group)
     scorer.fit(data, direction, lists=lists, validation=held_out, seed=seed, watch=watch)
     return stack
@@ -176,7 +178,8 @@ def _training_tensors(
         if stack.scorer.needs.neighbours:
             near = training_neighbours(data, direction, bank_rows, stack.space)
         cosine = stack._cosine(data, part.lists)
-        return ListTensors.gather(data, part.lists, near, device, in_bank=True, cosine=cosine)
+        needs = stack.scorer.needs
+        return ListTensors.gather(data, part.lists, near, device, in_bank=True, cosine=cosine, tokens=needs.tokens)
     # Out of fold: neither the base nor the bank has met the lists' queries or candidates.
     base = stack.base.refitting().fit(part.knows, direction, seed=seed)
     bank = np.asarray(data.queries(direction)[choose_bank(part.knows, direction, seed=seed)])
@@ -202,9 +205,10 @@ def score_rows(
 ) -> dict[str, torch.Tensor]:
     """Return each row's scores of the same lists, (Q, L) float32 on the CPU, by the row's name."""
     scores: dict[str, torch.Tensor] = {}
-    prepared: dict[tuple[int, int, bool], ListTensors] = {}
+    prepared: dict[tuple[int, int, bool, bool], ListTensors] = {}
     for name, stack in rows.items():
-        key = (id(stack.base), id(stack.bank), stack.scorer.needs.neighbours)
+        needs = stack.scorer.needs
+        key = (id(stack.base), id(stack.bank), needs.neighbours, needs.tokens)
         if key not in prepared:
             prepared[key] = stack.tensors(data, lists, device)
         scores[name] = score_lists(stack.to(device).scorer, prepared[key])

@@ -66,4 +66,4 @@ def _cut(data: EmbeddingSet, kept: np.ndarray, what: str) -> EmbeddingSet:
         for table, part in ((data.texts, kept[: len(data.texts)]), (data.images, kept[len(data.texts) :]))
     )
     meta = {**data.meta, "fingerprint": f"{data.fingerprint} {what}"}
-    return replace(data, images=images, texts=texts, meta=meta, root=None)
+    return replace(data, images=images, texts=texts, meta=meta, root=None, cut_of=data.whole)

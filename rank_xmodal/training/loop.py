@@ -12,6 +12,7 @@ from torch import nn
 
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import mean
+from rank_xmodal.lists.bags import Bag
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.needs import Needs
@@ -35,6 +36,10 @@ class Network(nn.Module):
     def project(self, candidates: torch.Tensor) -> torch.Tensor | None:
         """Return what can be made of each candidate once for all lists, (m, d) -> (m, k), or None."""
         return None
+
+    def project_tokens(self, tokens: Bag) -> tuple[Bag, ...]:
+        """Return what can be made of the candidates' tokens once for all lists; asked where it needs tokens."""
+        raise NotImplementedError
 
     def score(self, batch: ListBatch) -> torch.Tensor:
         """Return scores (B, L), float32; padding's are meaningless."""

@@ -5,15 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from data_prep import embed_tokens as module
 from data_prep.embed import embed
 from data_prep.embed_tokens import embed_tokens
+from data_prep.encoder import load_encoder
 from data_prep.importing_tokens import import_tokens
 from data_prep.local import LocalEncoder
 from rank_xmodal.data.embedding_set import EmbeddingSet
-from rank_xmodal.data.tokens import Tokens
+from rank_xmodal.data.tokens import Tokens, write_tokens
 from rank_xmodal.errors import UserError
+from rank_xmodal.training.crossfit import inner_folds
 
 
 @pytest.fixture
@@ -46,6 +49,154 @@ def test_tokens_stand_beside_the_embeddings(corpus, encoder, made, said):
     embed_tokens(corpus, local, whole, say=said)
     assert "already holds these tokens" in said
     assert whole.fingerprint == made.fingerprint, "lists and runs of the set stay good"
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory, open_clip):
+    """Return an encoder whose towers are of two widths."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("uneven")
+    vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 64}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 48, "heads": 2, "layers": 1}
+    config = folder / "tokens-uneven.json"
+    config.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(config)
+    torch.manual_seed(0)
+    model = open_clip.create_model("tokens-uneven")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items() if k != "attn_mask"}, folder / "w.safetensors")
+    return load_encoder(str(config), str(folder / "w.safetensors"), "cpu", say=lambda line: None)
+
+
+def test_features_keep_their_two_widths_and_their_lengths(corpus, uneven, tmp_path, said):
+    made = embed(corpus, uneven, tmp_path / "set", say=said)
+    local = LocalEncoder(uneven, "features")
+    tokens = Tokens.open(embed_tokens(corpus, local, made, batch_size=3, say=said))
+    assert tokens.dims == (local.image_width, local.text_width) == (128, 48)
+    assert tokens.cells == 16
+    assert not tokens.normalised
+    facts = dict(tokens.facts)
+    assert len(facts.pop("fingerprint")) == 64
+    assert facts == {
+        "tower": "resnet", "layer": "stage 3", "path": "features", "grid": [4, 4], "normalised": False, "cells": 16,
+        "image_width": 128, "text_width": 48,
+    }  # fmt: skip
+    cells = local.images(torch.stack([uneven.load_image(path) for path in corpus.paths()]), corpus.paths()).parts
+    np.testing.assert_allclose(tokens.image, torch.stack(cells).numpy(), rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        tokens.text, torch.cat(local.texts(made.texts["text"].tolist()).parts).numpy(), rtol=2e-3, atol=1e-3
+    )
+    words, inside = tokens.words(np.array([3]))
+    assert words.shape == (1, int(inside.sum()), 48)
+    size = 2 * (tokens.image.size + tokens.text.size)
+    assert f"10 images x 16 cells, 128 wide, {len(tokens.text)} words, 48 wide: {size / 1e6:,.1f} MB" in said
+
+
+def test_the_room_that_features_take_is_asked_for(corpus, uneven, tmp_path, said, monkeypatch):
+    made = embed(corpus, uneven, tmp_path / "set", say=said)
+    local = LocalEncoder(uneven, "features")
+    words = local.count_words(made.texts["text"].tolist())
+    needed = 2 * 2 * (10 * 16 * 128 + words * 48)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, needed - 1))
+    with pytest.raises(UserError, match="the disk has less"):
+        embed_tokens(corpus, local, made, say=said)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, needed))
+    embed_tokens(corpus, local, made, say=said)
+
+
+def test_tokens_of_another_path_are_replaced(corpus, uneven, tmp_path, said):
+    made = embed(corpus, uneven, tmp_path / "set", say=said)
+    for path, width in (("values", 32), ("features", 128), ("values", 32)):
+        made = embed_tokens(corpus, LocalEncoder(uneven, path), made, say=said)
+        assert Tokens.open(made).dims[0] == width
+        assert Tokens.open(made).normalised == (path == "values")
+    assert "already holds these tokens" not in said
+
+
+def test_tokens_that_say_nothing_of_their_length_are_of_length_1(corpus, encoder, made, said):
+    """Sets of earlier versions say one width."""
+    whole = embed_tokens(corpus, LocalEncoder(encoder, "values"), made, say=said)
+    path = whole.root / "meta.json"
+    meta = json.loads(path.read_text())
+    told = meta["tokens"]
+    del told["normalised"], told["image_width"], told["text_width"]
+    path.write_text(json.dumps({**meta, "tokens": {**told, "width": 32}}))
+    older = EmbeddingSet.open(whole.root)
+    assert Tokens.open(older).normalised
+    assert Tokens.open(older).dims == (32, 32)
+    embed_tokens(corpus, LocalEncoder(encoder, "values"), older, say=said)
+    assert "already holds these tokens" in said
+    path.write_text(json.dumps({**meta, "tokens": {**told, "width": 31}}))
+    with pytest.raises(UserError, match=r"are 32 and 32 wide, meta\.json says 31 and 31"):
+        Tokens.open(EmbeddingSet.open(whole.root))
+
+
+def test_a_part_of_a_set_has_the_tokens_of_the_whole(corpus, encoder, made, said):
+    whole = embed_tokens(corpus, LocalEncoder(encoder, "features"), made, say=said)
+    parts = [part for fold in inner_folds(whole, 2) for part in fold]
+    assert len(parts) == 4
+    for part in parts:
+        assert part.root is None
+        tokens = Tokens.open(part)
+        assert len(tokens.image) == len(part.images)
+        assert tokens.facts == Tokens.open(whole).facts
+    with pytest.raises(UserError, match="has no tokens"):
+        Tokens.open(next(inner_folds(EmbeddingSet.open(_without(whole)), 2))[0])
+
+
+def _without(data):
+    path = data.root / "meta.json"
+    meta = json.loads(path.read_text())
+    del meta["tokens"]
+    path.write_text(json.dumps(meta))
+    return data.root
+
+
+@pytest.mark.parametrize(
+    ("normalised", "value", "what"),
+    [(True, 0.5, r"text_tokens.npy: token 3 is of length .*, not 1"), (True, np.nan, "token 3 is not finite"),
+     (False, np.inf, r"text_tokens.npy: token 3 is not finite in float16"), (False, 0.5, None)],
+)  # fmt: skip
+def test_what_is_written_is_looked_at(made, normalised, value, what):
+    count = len(made.texts)
+    cells, words = np.zeros((len(made.images), 2, 4), np.float16), np.zeros((count, 3), np.float16)
+    cells[..., 0] = words[:, 1] = 1
+    words[3, 1] = value
+    facts = {"tower": "import", "layer": None, "path": None, "grid": None, "normalised": normalised}
+
+    def write():
+        blocks = iter([words[:2], words[2:]])
+        return write_tokens(made, [cells], blocks, np.arange(count + 1), (len(cells), 2, 4, 3), facts)
+
+    if what is None:
+        tokens = Tokens.open(write())
+        assert tokens.dims == (4, 3)
+        np.testing.assert_array_equal(tokens.text, words)
+    else:
+        with pytest.raises(UserError, match=what):
+            write()
+        assert EmbeddingSet.open(made.root).meta.get("tokens") is None
+
+
+def test_a_set_names_no_tokens_while_others_take_their_place(corpus, encoder, made, said):
+    whole = embed_tokens(corpus, LocalEncoder(encoder), made, say=said)
+    before = Tokens.open(whole)
+    ends, shape = np.arange(len(made.texts) + 1), (*before.image.shape, 32)
+    halved = [np.array(before.image) / 2]
+    with pytest.raises(UserError, match=r"of length 0\.5"):
+        write_tokens(whole, halved, [], ends, shape, before.facts)
+    assert Tokens.open(EmbeddingSet.open(made.root)).facts == before.facts, "nothing was changed yet"
+
+    def broken():
+        yield np.array(before.text[:1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_tokens(whole, [np.array(before.image)], broken(), ends, shape, before.facts)
+    with pytest.raises(UserError, match="has no tokens"):
+        Tokens.open(EmbeddingSet.open(made.root))
+    again = embed_tokens(corpus, LocalEncoder(encoder), EmbeddingSet.open(made.root), say=said)
+    assert Tokens.open(again).facts == before.facts
 
 
 def test_interrupted_it_goes_on_and_ends_in_the_same_bytes(corpus, encoder, made, tmp_path, said, monkeypatch):
@@ -124,14 +275,33 @@ def test_tokens_made_elsewhere_are_brought_to_length_1(made, arrays):
     expected = values["image"] / np.linalg.norm(values["image"], axis=-1, keepdims=True)
     np.testing.assert_allclose(tokens.image, expected, atol=1e-3)
     assert (tokens.offsets == values["offsets"]).all()
+    assert tokens.normalised
     assert json.loads((made.root / "meta.json").read_text())["tokens"]["cells"] == 3
+
+
+def test_tokens_of_two_widths_made_elsewhere_are_kept_as_they_are(made, arrays):
+    values, paths = arrays
+    np.save(paths["image"], 7 * values["image"][:, :, :5])
+    tokens = Tokens.open(import_tokens(made, *paths.values()))
+    assert (tokens.dims, tokens.normalised) == ((5, 8), False)
+    np.testing.assert_array_equal(tokens.image, (7 * values["image"][:, :, :5]).astype(np.float16))
+    np.testing.assert_array_equal(tokens.text, values["text"].astype(np.float16))
+
+
+@pytest.mark.parametrize("value", [1e5, np.nan, -np.inf])
+def test_tokens_that_are_kept_must_be_finite_in_float16(made, arrays, value):
+    values, paths = arrays
+    cells = values["image"][:, :, :5].copy()
+    cells[2, 1, 4] = value
+    np.save(paths["image"], cells)
+    with pytest.raises(UserError, match=r"image.npy: the token in row 2, 1 is not finite in float16"):
+        import_tokens(made, *paths.values())
 
 
 @pytest.mark.parametrize(
     ("name", "change", "what"),
     [
         ("image", lambda a: a[:-1], "has 9 rows, the set has 10 images"),
-        ("image", lambda a: a[:, :, :5], "is 5 wide, .* is 8 wide"),
         ("image", lambda a: a.astype(np.int64), "expected floats"),
         ("image", lambda a: np.where(np.arange(10)[:, None, None] == 2, 0, a), "row 2, 0 is zero or not finite"),
         ("text", lambda a: np.where(np.arange(len(a))[:, None] == 4, np.nan, a), "row 4 is zero or not finite"),

@@ -10,6 +10,7 @@ import torch
 from rank_xmodal import scorers
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.tokens import write_tokens
 from rank_xmodal.evaluation.judging import judge
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.scoring import HeldOut
@@ -121,6 +122,44 @@ def pad(batch, places=4):
         torch.cat([batch.neighbour_cosine, torch.ones(b, places, batch.neighbour_cosine.shape[-1])], 1),
         torch.cat([batch.mask, torch.zeros(b, places, dtype=torch.bool)], 1),
     )
+
+
+def planted_tokens(path, images=400, per_image=2, seed=0):
+    """Return a set in a folder whose words and cells say what its embeddings can't.
+
+    An image shows two of forty things, each in a cell of its own, and a caption names both; the embeddings know the
+    first of them and noise.
+    """
+    rng = np.random.default_rng(seed)
+    things = rng.normal(size=(40, 16))
+    names = rng.normal(size=(40, 12))
+    shown = np.stack([rng.choice(40, 2, replace=False) for _ in range(images)])
+    cells = rng.normal(size=(images, 6, 16)) * 0.3
+    for row, pair in enumerate(shown):
+        cells[row, rng.choice(6, 2, replace=False)] += things[pair]
+    owner = np.repeat(np.arange(images), per_image)
+    first = rng.normal(size=(40, 24))
+    image = first[shown[:, 0]] + rng.normal(size=(images, 24)) * 0.7
+    text = first[shown[owner, 0]] + rng.normal(size=(len(owner), 24)) * 0.7
+    words, counts = [], []
+    for row in owner:
+        others = rng.normal(size=(rng.integers(1, 4), 12)) * 0.3
+        said = np.concatenate([names[shown[row]] + rng.normal(size=(2, 12)) * 0.2, others])
+        words.append(rng.permutation(said))
+        counts.append(len(said))
+    splits = np.array(["train"] * (images // 2) + ["val"] * (images // 4) + ["test"] * (images - images // 4 * 3))
+    pairs = np.stack([owner, np.arange(len(owner))], axis=1)
+    data = embedding_set(image, text, pairs, splits, splits[owner], name=f"planted tokens {seed}").write(path)
+    return write_tokens(
+        data, [cells.astype(np.float16)], [np.concatenate(words).astype(np.float16)],
+        np.concatenate([[0], np.cumsum(counts)]), (images, 6, 16, 12), {"normalised": False},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def with_tokens(tmp_path_factory):
+    """The planted set with tokens."""
+    return planted_tokens(tmp_path_factory.mktemp("tokens") / "set")
 
 
 @pytest.fixture(scope="session")

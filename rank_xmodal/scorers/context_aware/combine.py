@@ -11,7 +11,7 @@ from torch import Tensor
 from rank_xmodal import losses
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.metrics.mrr import mrr
-from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence
+from rank_xmodal.scorers.context_aware.evidence import Evidence
 from rank_xmodal.scorers.context_aware.features import centred
 from rank_xmodal.scorers.context_aware.solve import (
     Lists,
@@ -63,8 +63,9 @@ def held_out_features(evidence: Evidence, lists: ListTensors, size: int = 64) ->
 
 
 def combine(
-    features: Tensor, labels: Tensor, fold: np.ndarray, group: np.ndarray, loss: str, function: Loss, kept: Tensor
-) -> Combination:
+    features: Tensor, labels: Tensor, fold: np.ndarray, group: np.ndarray, loss: str, function: Loss,
+    kept: dict[str, bool],
+) -> Combination:  # fmt: skip
     """Solve for the weights on held-out lists.
 
     ``score = a base + w . z``: z the features, centred in the list, over their mean deviation; the base the mean of
@@ -80,30 +81,32 @@ def combine(
     loss : str
     function : Loss
         Of that name.
-    kept : Tensor (F,), bool
-        Which features are looked at.
+    kept : dict of str to bool
+        The features' names in their order, and which are looked at.
     """
     z = centred(features, mask := labels >= 0)
     deviation = (z.square().sum(1) / mask.sum(1, keepdim=True).clamp(min=1)).sqrt().mean(0).clamp(min=1e-8)
-    unit = kept / deviation
+    unit = torch.tensor([*kept.values()]) / deviation
     z *= unit
     held = Lists(z, z[..., 0], labels, fold, group)
     start = _start(held, kept)
     held = replace(held, base=z @ start)
     scale = temperature(held, losses.get("listnet"))
-    penalty, w = _solved(replace(held, base=held.base * scale), loss, function)
+    penalty, w = solved(replace(held, base=held.base * scale), loss, function)
     return Combination((start * scale + torch.from_numpy(w).float()) * unit, unit, penalty)
 
 
-def _start(held: Lists, kept: Tensor) -> Tensor:
+def _start(held: Lists, kept: dict[str, bool]) -> Tensor:
     """Return the weights (F,) of the base.
 
     Of few lists it is CSLS, unless the mean of three is clearly better on held-out lists; of more it is this mean,
     unless CSLS is clearly better.
     """
-    mixed, safe = (torch.tensor([base.get(name, 0.0) for name in FEATURES]) * kept for base in (_BASE, _SAFE))
+    mixed, safe = (
+        torch.tensor([base.get(name, 0.0) * looked for name, looked in kept.items()]) for base in (_BASE, _SAFE)
+    )
     if not mixed.any():  # none of the base's own: all that is left, less its hubness
-        return torch.tensor([float(name.endswith("CSLS")) for name in FEATURES]) * kept
+        return torch.tensor([float(name.endswith("CSLS") and looked) for name, looked in kept.items()])
     if not safe.any():
         return mixed
     ranks = [mrr(held.z @ weights, held.labels).numpy() for weights in (mixed, safe)]
@@ -113,7 +116,7 @@ def _start(held: Lists, kept: Tensor) -> Tensor:
     return safe if clearly(-gain, held.group, _CLEARLY) else mixed
 
 
-def _solved(held: Lists, loss: str, function: Loss) -> tuple[float, np.ndarray]:
+def solved(held: Lists, loss: str, function: Loss) -> tuple[float, np.ndarray]:
     """Return the penalty and the weights; other losses than ListNet start from its solution."""
     zero = np.zeros(held.z.shape[-1])
     if loss == "listnet":

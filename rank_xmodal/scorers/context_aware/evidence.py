@@ -40,9 +40,9 @@ CORRECTED = tuple(f"{name}, CSLS" for name in SCORES)
 FEATURES = (*SCORES, *ALONE, *CORRECTED)
 
 
-def of_scores(names: Sequence[Score] | None) -> Tensor:
-    """Return which of `FEATURES` come from these scores, or from all of them, bool (F,)."""
-    return torch.tensor([names is None or feature.split(", ")[0] in names for feature in FEATURES])
+def of_scores(names: Sequence[Score] | None) -> dict[str, bool]:
+    """Return of each of `FEATURES` whether it comes from these scores, or from any if there are none named."""
+    return {feature: names is None or feature.split(", ")[0] in names for feature in FEATURES}
 
 
 _ITSELF = 0.9995  # cosine of centred embeddings, above which a candidate is a known one

@@ -8,15 +8,18 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from rank_xmodal.data.embedding_set import Direction
+from rank_xmodal.lists.bags import Bag
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.scorers.context_aware.combine import Combination
 from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence
 from rank_xmodal.scorers.context_aware.features import centred
 from rank_xmodal.scorers.context_aware.ranker import EncoderLayer, encoded
+from rank_xmodal.scorers.local.base import Local
 from rank_xmodal.training.loop import Network
 
-_PREFIX = "evidence."
+_PREFIX, _LOCAL = "evidence.", "local."  # before the names of tensors that are not the network's own
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class ScoreRankerConfig:
         Of the network on top; without layers there is none.
     features : tuple of str
         By which a ranker of another version is told.
+    local : tuple of str
+        The heads over words and cells whose scores stand behind these features, by name.
     """
 
     d_model: int
@@ -37,6 +42,7 @@ class ScoreRankerConfig:
     d_ff: int
     dropout: float
     features: tuple[str, ...] = FEATURES
+    local: tuple[str, ...] = ()
 
 
 class ScoreRanker(Network):
@@ -49,6 +55,8 @@ class ScoreRanker(Network):
     ----------
     evidence : Evidence or None
         What the features come from; None before `take`.
+    heads : tuple of Local
+        Those of the config, fitted.
     penalty : float
         Of the combination, see there; not saved.
     """
@@ -59,13 +67,15 @@ class ScoreRanker(Network):
     def __init__(self, config: ScoreRankerConfig) -> None:
         super().__init__()
         self.config = config
-        self.needs = Needs(candidates=True, lists=True)
+        self.needs = Needs(candidates=True, lists=True, tokens=bool(config.local))
         self.evidence: Evidence | None = None
+        self.heads: tuple[Local, ...] = ()
+        count = len(config.features) + len(config.local)
         self.penalty = float("inf")
-        self.register_buffer("weight", torch.zeros(len(FEATURES)))
-        self.register_buffer("unit", torch.ones(len(FEATURES)))
+        self.register_buffer("weight", torch.zeros(count))
+        self.register_buffer("unit", torch.ones(count))
         if config.layers:
-            self.input = nn.Linear(len(FEATURES), config.d_model)
+            self.input = nn.Linear(count, config.d_model)
             self.layers = nn.ModuleList(
                 EncoderLayer(config.d_model, config.heads, config.d_ff, config.dropout) for _ in range(config.layers)
             )
@@ -73,8 +83,9 @@ class ScoreRanker(Network):
             self.output = nn.Linear(config.d_model, 1, bias=False)  # the same for a whole list ranks nothing
             nn.init.zeros_(self.output.weight)
 
-    def take(self, combination: Combination, evidence: Evidence) -> Self:
+    def take(self, combination: Combination, evidence: Evidence, heads: tuple[Local, ...] = ()) -> Self:
         """Take over weights, and the scores of use."""
+        self.heads = heads
         self.weight, self.unit = combination.weight.to(self.weight), combination.unit.to(self.unit)
         self.penalty, self.evidence = combination.penalty, evidence
         return self
@@ -90,6 +101,11 @@ class ScoreRanker(Network):
         return self._known().of_candidates(candidates)
 
     @torch.no_grad()
+    def project_tokens(self, tokens: Bag) -> tuple[Bag, ...]:
+        """Return what each head makes of the candidates' tokens."""
+        return tuple(bag for head in self.heads for bag in head.project_tokens(tokens))
+
+    @torch.no_grad()
     def features(self, batch: ListBatch) -> torch.Tensor:
         """Return the features, centred in the list, (B, L, F); training lists bring their own."""
         found = batch.features
@@ -98,6 +114,10 @@ class ScoreRanker(Network):
             if alone is None:
                 alone = evidence.of_candidates(batch.candidates.flatten(0, 1)).unflatten(0, batch.mask.shape)
             found = evidence.features(batch.query, batch.candidates, alone)
+            for place, head in enumerate(self.heads):
+                assert batch.tokens is not None
+                own = head.similarity(batch.tokens, place if batch.tokens.projected else 0)
+                found = torch.cat([found, own[..., None]], -1)
         return centred(found, batch.mask)
 
     def forward(self, batch: ListBatch) -> torch.Tensor:
@@ -111,7 +131,7 @@ class ScoreRanker(Network):
 
     def alone(self, feature: str) -> ScoreRanker:
         """Return a ranker by one of the features."""
-        other = ScoreRanker(ScoreRankerConfig(**{**asdict(self.config), "layers": 0}))
+        other = ScoreRanker(ScoreRankerConfig(**{**asdict(self.config), "layers": 0, "local": ()}))
         other.weight[FEATURES.index(feature)] = 1.0
         other.evidence = self.evidence
         return other.eval()
@@ -119,11 +139,16 @@ class ScoreRanker(Network):
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return its own tensors and those of the scores, by name."""
         maps = {} if self.evidence is None else self.evidence.state()
-        return {**self.state_dict(), **{_PREFIX + name: value for name, value in maps.items()}}
+        local = {f"{_LOCAL}{head.name}.{name}": value for head in self.heads for name, value in head.state.items()}
+        return {**self.state_dict(), **{_PREFIX + name: value for name, value in maps.items()}, **local}
 
-    def load_tensors(self, state: dict[str, torch.Tensor]) -> Self:
-        """Take over what `tensors` gave."""
-        maps = {name[len(_PREFIX) :]: value for name, value in state.items() if name.startswith(_PREFIX)}
-        self.load_state_dict({name: value for name, value in state.items() if not name.startswith(_PREFIX)})
-        self.evidence = Evidence(**maps)
+    def load_tensors(self, state: dict[str, torch.Tensor], heads: tuple[Local, ...], direction: Direction) -> Self:
+        """Take over what `tensors` gave; `heads` are those of the config, not fitted."""
+
+        def under(prefix: str) -> dict[str, torch.Tensor]:
+            return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+        self.heads = tuple(head.load({"direction": direction}, under(f"{_LOCAL}{head.name}.")) for head in heads)
+        self.load_state_dict({k: v for k, v in state.items() if not k.startswith((_PREFIX, _LOCAL))})
+        self.evidence = Evidence(**under(_PREFIX))
         return self

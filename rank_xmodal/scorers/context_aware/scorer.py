@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
 
-from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
-from rank_xmodal.errors import UserError
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
+from rank_xmodal.errors import UserError, did_you_mean
+from rank_xmodal.lists.bags import Bag
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.retrieval.query_bank import query_groups
@@ -20,6 +21,8 @@ from rank_xmodal.scorers.context_aware.ranker import ALL_BLOCKS, LEAN_BLOCKS, Bl
 from rank_xmodal.scorers.context_aware.score_ranker import ScoreRanker, ScoreRankerConfig
 from rank_xmodal.scorers.context_aware.solve import any_on_top
 from rank_xmodal.scorers.list_trained import PAPER, SMALL, ListTrained, ListTrainedSettings
+from rank_xmodal.scorers.local.base import Local
+from rank_xmodal.scorers.local.heads import HEADS
 from rank_xmodal.training.loop import Network
 from rank_xmodal.training.step import Loss
 
@@ -38,6 +41,7 @@ class ContextAwareSettings(ListTrainedSettings):
         "full", description="cross-fitted scores; the pair's embeddings; concat is the paper's recipe, to the letter"
     )
     scores: tuple[Score, ...] | None = Field(None, min_length=1, description="full: which; by default all")
+    local: tuple[str, ...] = Field((), description="full: heads over words and cells whose scores join, by name")
     folds: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
         "auto", description="full: inner folds that the scores are fitted on; auto: 5, from 1,000 training images on 2"
     )
@@ -61,12 +65,22 @@ class ContextAwareSettings(ListTrainedSettings):
 
     @model_validator(mode="after")
     def _known_to_its_features(self) -> Self:
-        wrong = _OF_EMBEDDINGS if self.features == "full" else ("scores", "folds")
+        wrong = _OF_EMBEDDINGS if self.features == "full" else ("scores", "local", "folds")
         for key in wrong:
             if _said(getattr(self, key)):
                 other = "embeddings" if self.features == "full" else "full"
                 raise ValueError(f"{key} is a setting of features={other}, not of features={self.features}")
         return self
+
+    @field_validator("local")
+    @classmethod
+    def _known_heads(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for place, name in enumerate(value):
+            if name not in HEADS:
+                raise ValueError(f"no such head: {name!r}.{did_you_mean(name, HEADS)} Known are {', '.join(HEADS)}")
+            if name in value[:place]:
+                raise ValueError(f"{name!r} stands there twice; name each head once")
+        return value
 
 
 class ContextAware(ListTrained):
@@ -87,6 +101,10 @@ class ContextAware(ListTrained):
     Settings: ClassVar[type[ContextAwareSettings]] = ContextAwareSettings
     settings: ContextAwareSettings
 
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self.direction: Direction = "t2i"
+
     @property
     def over_scores(self) -> bool:
         """Whether it ranks by cross-fitted scores."""
@@ -98,7 +116,7 @@ class ContextAware(ListTrained):
         if self.network is not None:
             return self.network.needs
         if self.over_scores:
-            return Needs(candidates=True, lists=True)
+            return Needs(candidates=True, lists=True, tokens=bool(self.settings.local))
         # For so many lists that every block has its place.
         network = self.network_config(dim=1, spread=1.0, lists=SMALL)
         assert isinstance(network, RankerConfig)
@@ -118,14 +136,19 @@ class ContextAware(ListTrained):
         self, knows: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int
     ) -> torch.Tensor:
         """Return the features of training lists, (Q, L, F), by scores fitted on what `knows` has as train."""
-        return held_out_features(Evidence.fit(knows, direction, seed, lists.rows.device), lists)
+        found = held_out_features(Evidence.fit(knows, direction, seed, lists.rows.device), lists)
+        heads = (head.held_out_features(knows, direction, lists, seed) for head in self._heads())
+        return torch.cat([found, *heads], -1)
+
+    def _heads(self) -> tuple[Local, ...]:
+        return tuple(HEADS[name](device=self.settings.device) for name in self.settings.local)
 
     def network_config(self, dim: int, spread: float, lists: int) -> RankerConfig | ScoreRankerConfig:
         """Return the network that the settings describe, for that many training lists."""
         chosen = self.settings
         sizes = {key: getattr(chosen, key) for key in ("d_model", "layers", "heads", "d_ff", "dropout")}
         if chosen.features == "full":
-            return ScoreRankerConfig(**sizes)
+            return ScoreRankerConfig(**sizes, local=chosen.local)
         concat = chosen.features == "concat"
         blocks = chosen.blocks or (("concat",) if concat else LEAN_BLOCKS if lists < SMALL else ALL_BLOCKS)
         return RankerConfig(
@@ -142,7 +165,10 @@ class ContextAware(ListTrained):
             return RankerConfig(**{**config, "blocks": tuple(config["blocks"])})
         if tuple(config["features"]) != FEATURES:
             raise ValueError("its scores are those of another version")
-        return ScoreRankerConfig(**{**config, "features": FEATURES})
+        local = tuple(config.get("local", ()))
+        if any(name not in HEADS for name in local):
+            raise ValueError(f"its heads over words and cells are {', '.join(local)}")
+        return ScoreRankerConfig(**{**config, "features": FEATURES, "local": local})
 
     def build(self, config: RankerConfig | ScoreRankerConfig) -> Network:
         """Make the untrained network."""
@@ -176,9 +202,14 @@ class ContextAware(ListTrained):
         group = query_groups(data, direction)[lists.query_row.cpu().numpy()]
         found = combine(
             lists.features.cpu()[taught], lists.labels.cpu()[taught], lists.fold.cpu().numpy()[taught.numpy()],
-            group[taught.numpy()], self.settings.loss, super().loss(), of_scores(self.settings.scores),
+            group[taught.numpy()], self.settings.loss, super().loss(),
+            {**of_scores(self.settings.scores), **dict.fromkeys(self.settings.local, True)},
         )  # fmt: skip
-        self.network.take(found, Evidence.fit(data, direction, seed, lists.rows.device))
+        heads, device = self._heads(), lists.rows.device
+        for head in heads:
+            head.trained_on(data, direction, seed, device)
+        self.network.take(found, Evidence.fit(data, direction, seed, device), heads)
+        self.direction = direction
 
     @property
     def parts(self) -> dict[str, Scorer]:
@@ -189,6 +220,16 @@ class ContextAware(ListTrained):
         other.network = self.network.alone("vsepp, CSLS")
         return {"csls_on_vsepp": other}
 
+    def project_tokens(self, tokens: Bag) -> tuple[Bag, ...]:
+        """Return what each head makes of the candidates' tokens."""
+        return self._fitted().project_tokens(tokens)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The network's sizes; with heads the direction, too."""
+        sizes = super().config
+        return {**sizes, "direction": self.direction} if sizes.get("local") else sizes
+
     @property
     def state(self) -> dict[str, torch.Tensor]:
         """The network's weights, and the maps behind its scores."""
@@ -198,8 +239,11 @@ class ContextAware(ListTrained):
         """Take over a network; see `Scorer.load`."""
         if "features" not in config:
             return super().load(config, state)
-        self.network_of = self.read_config(config)
-        self.network = ScoreRanker(self.network_of).load_tensors(state).eval()
+        self.direction = check_direction(config.get("direction", "t2i"))
+        sizes = {key: value for key, value in config.items() if key != "direction"}
+        self.network_of = self.read_config(sizes)
+        heads = tuple(HEADS[name](device=self.settings.device) for name in self.network_of.local)
+        self.network = ScoreRanker(self.network_of).load_tensors(state, heads, self.direction).eval()
         return self
 
     def to(self, device: torch.device) -> Self:
@@ -207,4 +251,6 @@ class ContextAware(ListTrained):
         super().to(device)
         if isinstance(self.network, ScoreRanker) and self.network.evidence is not None:
             self.network.evidence = self.network.evidence.to(device)
+            for head in self.network.heads:
+                head.to(device)
         return self

@@ -31,11 +31,21 @@ def vsepp_loss(image: torch.Tensor, text: torch.Tensor, match: torch.Tensor, mar
     match : Tensor (B, B), bool
         Image i belongs to text j.
     """
-    cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-    own = cosine.diagonal()
-    negative = cosine.masked_fill(match, -torch.inf)
-    hardest_text, hardest_image = negative.amax(dim=1), negative.amax(dim=0)
-    return ((margin + hardest_text - own).relu() + (margin + hardest_image - own).relu()).mean()
+    return max_of_hinges(F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T, match, margin)
+
+
+def max_of_hinges(similarity: torch.Tensor, match: torch.Tensor, margin: float = MARGIN) -> torch.Tensor:
+    """Return the max of hinges of a batch of pairs, a scalar, whatever their similarity; see `vsepp_loss`.
+
+    Parameters
+    ----------
+    similarity, match : Tensor (B, B)
+        Pair i stands on the diagonal.
+    """
+    own = similarity.diagonal()
+    negative = similarity.masked_fill(match, -torch.inf)
+    across, down = negative.amax(dim=1), negative.amax(dim=0)
+    return ((margin + across - own).relu() + (margin + down - own).relu()).mean()
 
 
 class VSEPPSettings(PairSettings):

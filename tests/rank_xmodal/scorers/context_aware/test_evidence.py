@@ -8,6 +8,7 @@ import torch
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.retrieval.query_bank import hubness, neighbours
+from rank_xmodal.data import kept_fits
 from rank_xmodal.scorers.context_aware import evidence, slow_fits
 from rank_xmodal.scorers.context_aware.evidence import ALONE, CORRECTED, FEATURES, SCORES, Evidence
 from rank_xmodal.scorers.projections.centred import Centred
@@ -136,7 +137,7 @@ def test_what_takes_its_time_is_kept_in_the_set_and_made_again_where_it_was_cut_
     mended = slow_fits.slow_fits(data, 0, "cpu")
     assert len(calls) == 2
     assert all(torch.equal(mended[name], value) for name, value in first.items())
-    monkeypatch.setattr(slow_fits, "_code", lambda: "another version")
+    monkeypatch.setattr(kept_fits, "digest_of", lambda code: "another version")
     slow_fits.slow_fits(data, 0, "cpu")
     assert len(calls) == 3
 

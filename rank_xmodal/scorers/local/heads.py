@@ -1,0 +1,8 @@
+"""All heads over words and cells by name."""
+
+from __future__ import annotations
+
+from rank_xmodal.scorers.local.base import Local
+from rank_xmodal.scorers.local.late_interaction import LateInteraction
+
+HEADS: dict[str, type[Local]] = {head.name: head for head in (LateInteraction,)}
