@@ -75,9 +75,10 @@ def train_head(
         def whole(index: np.ndarray) -> Tensor:
             seen = network.encode_image(images.take(image_rows[pairs.image[index]]).to(device))
             read = network.encode_text(texts.take(text_rows[pairs.text[index]]).to(device))
-            similarity, match = network.match(seen, read, Grid()), pairs.match(index).T
-            loss = network.own_loss(seen, read, similarity, match)
+            match = pairs.match(index).T
+            loss = network.own_loss(seen, read, match)
             if loss is None:
+                similarity = network.match(seen, read, Grid())
                 sharp = similarity if settings.objective == HINGE else similarity * network.sharpness.exp()
                 loss = in_batch(settings.objective, sharp, match)
             added = network.penalty()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rank_xmodal.scorers.local.base import Local
+from rank_xmodal.scorers.local.fusion import Fusion
 from rank_xmodal.scorers.local.late_interaction import LateInteraction
 
-HEADS: dict[str, type[Local]] = {head.name: head for head in (LateInteraction,)}
+HEADS: dict[str, type[Local]] = {head.name: head for head in (LateInteraction, Fusion)}

@@ -98,10 +98,15 @@ class LocalNetwork(nn.Module):
         """Return what the last step adds to its loss, a scalar, or None."""
         return None
 
-    def own_loss(self, images: Bag, texts: Bag, similarity: Tensor, match: Tensor) -> Tensor | None:
-        """Return a loss of the head's own in place of the settings' objective, or None.
+    def own_loss(self, images: Bag, texts: Bag, match: Tensor) -> Tensor | None:
+        """Return the loss of a batch where a head has one of its own in place of the settings' objective, or None.
 
-        `similarity` (captions, images) is of a batch; `match` says which belong together, bool.
+        Parameters
+        ----------
+        images, texts : Bag of B
+            As `encode_image` and `encode_text` made them.
+        match : Tensor (B, B), bool
+            Which caption (row) belongs to which image; pair i stands on the diagonal.
         """
         return None
 
