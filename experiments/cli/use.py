@@ -22,6 +22,9 @@ from experiments.results.text import visible
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Search this split only.")
 @options.first_stage
+@click.option("--depth", type=options.count(1), help="The first stage's top list, reordered: 50; with --then 1000.")
+@click.option("--then", help="What puts the ranker's first five in order again: blip_itm or remote.")
+@click.option("--then-set", multiple=True, metavar="KEY=VALUE", help="One setting of --then; may be repeated.")
 @click.option("--pretrained", help="The encoder's weights, where they are not where they were.")
 @options.device
 def search(run: Path, data: Path, text: str | None, image: Path | None, k: int, **options: Any) -> None:

@@ -71,6 +71,8 @@ def run_training(
         "fingerprint": data.fingerprint,
         "lists_given": sha256(lists.query, lists.candidates, lists.labels) if lists else None,
     }
+    if procedure.scorer_of(settings).needs.tokens:  # the set's fingerprint leaves them out
+        identity["tokens"] = data.whole.meta.get("tokens")
     with held(out, "training into it"):
         work = Unfinished(out, identity)
         found = _finished(data, identity, work, overwrite, say)

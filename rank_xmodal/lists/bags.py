@@ -93,6 +93,14 @@ class TokenTable:
         """Return the same on a device."""
         return type(self)(self.values.to(device), self.offsets.to(device))
 
+    def select(self, rows: Tensor) -> Self:
+        """Return a table of some of the items alone, (k,) int64; their tokens are copied."""
+        first, count = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        ends = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        place = torch.arange(int(ends[-1]), device=ends.device)
+        at = torch.repeat_interleave(first - ends[:-1], count) + place
+        return type(self)(self.values.index_select(0, at), ends)
+
     def take(self, rows: Tensor) -> Bag:
         """Return the tokens of items, (n,) int64, in float32."""
         first, count = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]

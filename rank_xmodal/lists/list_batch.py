@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rank_xmodal.lists.content import Content
 from rank_xmodal.lists.list_tokens import LocalBatch
 
 
@@ -24,7 +25,7 @@ class ListBatch:
     mask : Tensor (B, L), bool
         False at padding.
     query_row : Tensor (B,), int64, or None
-        Rows of the queries in the embedding set; None where they come from elsewhere.
+        Rows of the queries in the embedding set, or in `content`; None where they come from elsewhere.
     rows : Tensor (B, L), int64, or None
         Rows of the candidates in the embedding set or the index; -1 at padding.
     projected : Tensor (B, L, k) or None
@@ -33,6 +34,8 @@ class ListBatch:
         Of training lists: scores by fits that have not met them; see `Scorer.held_out_features`.
     tokens : LocalBatch or None
         Words and cells of both sides; where the scorer needs them.
+    content : Content or None
+        Captions and image files of both sides, looked up by `query_row` and `rows`; where the scorer needs them.
     """
 
     query: torch.Tensor
@@ -45,3 +48,4 @@ class ListBatch:
     projected: torch.Tensor | None = None
     features: torch.Tensor | None = None
     tokens: LocalBatch | None = None
+    content: Content | None = None

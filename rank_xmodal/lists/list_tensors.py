@@ -13,6 +13,7 @@ from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.files import sha256
 from rank_xmodal.lists.bags import Bag
+from rank_xmodal.lists.content import Content
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tokens import ListTokens
 from rank_xmodal.lists.needs import Needs
@@ -66,6 +67,8 @@ class ListTensors:
         See `ListBatch`.
     tokens : ListTokens or None
         Words and cells, where the scorer needs them.
+    content : Content or None
+        Captions and image files, where the scorer needs them.
     """
 
     queries: torch.Tensor
@@ -81,6 +84,7 @@ class ListTensors:
     fold: torch.Tensor | None = None
     projected: torch.Tensor | None = None
     tokens: ListTokens | None = None
+    content: Content | None = None
 
     @classmethod
     def gather(
@@ -93,6 +97,7 @@ class ListTensors:
         in_bank: bool,
         cosine: np.ndarray | None = None,
         tokens: bool = False,
+        content: bool = False,
     ) -> ListTensors:
         """Put everything on `device`.
 
@@ -106,8 +111,8 @@ class ListTensors:
             Whether the lists' queries may stand in the query bank (training).
         cosine : ndarray (Q, L), float32, or None
             The first-stage score; the lists' own cosines by default.
-        tokens : bool
-            Whether words and cells are needed.
+        tokens, content : bool
+            Whether words and cells are needed, or captions and image files.
 
         Raises
         ------
@@ -126,6 +131,7 @@ class ListTensors:
             cosine=torch.from_numpy(lists.cosine if cosine is None else cosine).to(device),
             group=torch.from_numpy(group.astype(np.int64)).to(device),
             tokens=ListTokens.of(data, direction, device) if tokens else None,
+            content=Content.of(data, direction) if content else None,
         )
 
     def __len__(self) -> int:
@@ -225,6 +231,7 @@ class ListTensors:
                 else self.projected.index_select(0, safe).unflatten(0, rows.shape),
                 features=None if self.features is None else self.features.index_select(0, index),
                 tokens=None if self.tokens is None else self.tokens.batch(query_row, rows),
+                content=self.content,
             ),
             self.labels.index_select(0, index),
         )

@@ -35,6 +35,11 @@ class LocalBatch:
     place: Tensor
     projected: bool
 
+    def to(self, device: torch.device) -> LocalBatch:
+        """Return the same on a device."""
+        found = tuple(bag.to(device) for bag in self.candidates)
+        return LocalBatch(self.queries.to(device), found, self.place.to(device), self.projected)
+
 
 @dataclass(frozen=True)
 class ListTokens:

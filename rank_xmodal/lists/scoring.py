@@ -15,6 +15,8 @@ from rank_xmodal.retrieval.gallery import RankedGallery
 @torch.inference_mode()
 def score_lists(scorer: ScoresLists, tensors: ListTensors, batch_size: int = 64) -> torch.Tensor:
     """Score every list, (Q, L) float32 on the CPU; 64 at a time stay in the cache."""
+    if scorer.needs.content:  # it cuts the work for itself, and says once what it could not score
+        batch_size = max(len(tensors), 1)
     tensors, parts = tensors.projected_by(scorer), []
     for index in torch.arange(len(tensors), device=tensors.rows.device).split(batch_size):
         batch, _ = tensors.batch(index)

@@ -10,11 +10,12 @@ from rank_xmodal.errors import UserError, did_you_mean
 from rank_xmodal.files import read_yaml, yaml_value
 from rank_xmodal.scorers.allrank import AllRank
 from rank_xmodal.scorers.base import Scorer
+from rank_xmodal.scorers.blip_itm import BlipITM
 from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.cosine import Cosine
 from rank_xmodal.scorers.csls import CSLS
 from rank_xmodal.scorers.inverted_softmax import InvertedSoftmax
-from rank_xmodal.scorers.local.late_interaction import LateInteraction
+from rank_xmodal.scorers.local.heads import HEADS
 from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.scorers.projections.cca import CCA
 from rank_xmodal.scorers.projections.centred import Centred
@@ -24,6 +25,7 @@ from rank_xmodal.scorers.projections.dcca import DCCA
 from rank_xmodal.scorers.projections.gaussian import Gaussian
 from rank_xmodal.scorers.projections.neighbours import Neighbours
 from rank_xmodal.scorers.projections.vsepp import VSEPP
+from rank_xmodal.scorers.remote import Remote
 from rank_xmodal.scorers.settings import ScorerSettings
 from rank_xmodal.scorers.tuned_csls import TunedCSLS
 
@@ -48,7 +50,9 @@ _SCORERS: dict[str, type[Scorer]] = {
         Neighbours,
         ContextAware,
         AllRank,
-        LateInteraction,
+        *HEADS.values(),
+        BlipITM,
+        Remote,
     )
 }
 _sought = False

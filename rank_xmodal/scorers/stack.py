@@ -73,10 +73,11 @@ class Stack:
     def tensors(self, data: EmbeddingSet, lists: CandidateLists, device: torch.device) -> ListTensors:
         """Return lists of queries that stand in no bank, ready to be scored."""
         direction = check_direction(lists.direction)
-        near = self.neighbours(data.candidates(direction))
+        near, needs = self.neighbours(data.candidates(direction)), self.scorer.needs
         return ListTensors.gather(
-            data, lists, near, device, in_bank=False, cosine=self._cosine(data, lists), tokens=self.scorer.needs.tokens
-        )
+            data, lists, near, device, in_bank=False, cosine=self._cosine(data, lists), tokens=needs.tokens,
+            content=needs.content,
+        )  # fmt: skip
 
     def _cosine(self, data: EmbeddingSet, lists: CandidateLists) -> np.ndarray | None:
         """Return the base's score of every pair, (Q, L) float32; None where it is the lists' own cosine."""
@@ -179,7 +180,9 @@ def _training_tensors(
             near = training_neighbours(data, direction, bank_rows, stack.space)
         cosine = stack._cosine(data, part.lists)
         needs = stack.scorer.needs
-        return ListTensors.gather(data, part.lists, near, device, in_bank=True, cosine=cosine, tokens=needs.tokens)
+        return ListTensors.gather(
+            data, part.lists, near, device, in_bank=True, cosine=cosine, tokens=needs.tokens, content=needs.content
+        )
     # Out of fold: neither the base nor the bank has met the lists' queries or candidates.
     base = stack.base.refitting().fit(part.knows, direction, seed=seed)
     bank = np.asarray(data.queries(direction)[choose_bank(part.knows, direction, seed=seed)])
@@ -205,10 +208,10 @@ def score_rows(
 ) -> dict[str, torch.Tensor]:
     """Return each row's scores of the same lists, (Q, L) float32 on the CPU, by the row's name."""
     scores: dict[str, torch.Tensor] = {}
-    prepared: dict[tuple[int, int, bool, bool], ListTensors] = {}
+    prepared: dict[tuple[int, int, bool, bool, bool], ListTensors] = {}
     for name, stack in rows.items():
         needs = stack.scorer.needs
-        key = (id(stack.base), id(stack.bank), needs.neighbours, needs.tokens)
+        key = (id(stack.base), id(stack.bank), needs.neighbours, needs.tokens, needs.content)
         if key not in prepared:
             prepared[key] = stack.tensors(data, lists, device)
         scores[name] = score_lists(stack.to(device).scorer, prepared[key])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import operator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
 from rank_xmodal.evaluation.calibration import Calibration
+from rank_xmodal.lists.bags import TokenTable
+from rank_xmodal.lists.content import Content
 from rank_xmodal.lists.list_batch import ListBatch
+from rank_xmodal.lists.list_tokens import ListTokens
 from rank_xmodal.retrieval.exact import exact_cosine
 from rank_xmodal.retrieval.query_bank import Neighbours
 from rank_xmodal.retrieval.retriever import ExactRetriever, Retriever, Space, Unmapped
 from rank_xmodal.scorers.stack import Stack
+from rank_xmodal.use.given import checked_content, checked_tokens, whole
 from rank_xmodal.use.normalise import normalised
 
 DEPTH = 50  # candidates that the first stage hands to the ranker
@@ -27,6 +31,8 @@ class Hits:
     Attributes
     ----------
     ids : ndarray (Q, k)
+    rows : ndarray (Q, k), int64
+        Where in the corpus they stand.
     scores : ndarray (Q, k), float32
         The ranker's; comparable within a query.
     cosine : ndarray (Q, k), float32
@@ -35,9 +41,16 @@ class Hits:
     """
 
     ids: np.ndarray
+    rows: np.ndarray
     scores: np.ndarray
     cosine: np.ndarray
     probability: np.ndarray | None = None
+
+    def take(self, places: np.ndarray, scores: np.ndarray) -> Hits:
+        """Return some of each query's hits, (Q, k) of their places, with scores of their own."""
+        ids, rows, cosine = (np.take_along_axis(part, places, 1) for part in (self.ids, self.rows, self.cosine))
+        known = self.probability
+        return Hits(ids, rows, scores, cosine, None if known is None else np.take_along_axis(known, places, 1))
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,12 @@ class Index:
     projected : Tensor (n, p) or None
         What the scorer made of each candidate alone.
     calibration : Calibration or None
+    tokens : TokenTable of n, or None
+        The candidates', on the CPU, where the scorer reads tokens.
+    query_width : int or None
+        Width of the queries' tokens, where the ranker says it.
+    content : Content or None
+        The candidates', and no queries, where the scorer looks at them.
     """
 
     stack: Stack
@@ -69,6 +88,9 @@ class Index:
     mapped: np.ndarray
     projected: torch.Tensor | None = None
     calibration: Calibration | None = None
+    tokens: TokenTable | None = None
+    query_width: int | None = None
+    content: Content | None = None
 
     @classmethod
     def of(
@@ -80,10 +102,14 @@ class Index:
         space: Space | None = None,
         calibration: Calibration | None = None,
         own: sp.csr_matrix | None = None,
+        tokens: TokenTable | None = None,
+        query_width: int | None = None,
+        content: Content | None = None,
     ) -> Index:
         """Prepare candidates (n, d), float16 of length 1; the first stage searches in `space`, by default CLIP's.
 
-        `own` is as `query_bank.neighbours` takes it.
+        `own` is as `query_bank.neighbours` takes it. Tokens are not projected here: of a large corpus that would take
+        minutes and more memory than the tokens themselves, and a search reads those of its few candidates once.
         """
         return cls(
             stack,
@@ -95,70 +121,103 @@ class Index:
             stack.space.map_candidates(candidates),
             stack.scorer.project(torch.from_numpy(candidates).to(device)),
             calibration,
+            tokens,
+            query_width,
+            content,
         )
 
-    @torch.inference_mode()
-    def search(self, queries: np.ndarray, k: int = 10, batch_size: int = 64) -> Hits:
-        """Return the k best candidates of each query: the first stage's top 50, or top k where that is more, reordered.
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        batch_size: int = 64,
+        *,
+        depth: int = DEPTH,
+        tokens: TokenTable | None = None,
+        content: Sequence[str] | None = None,
+    ) -> Hits:
+        """Return the k best candidates of each query: the first stage's top `depth` (k where that is more), reordered.
 
         Parameters
         ----------
         queries : ndarray (Q, dim), any float
         k : int
         batch_size : int
-            Queries scored at a time.
+            Queries scored at a time; fewer where `depth` is above 50.
+        depth : int
+            Candidates that the first stage finds; all of a smaller corpus.
+        tokens : TokenTable of Q, or None
+            The queries' words or cells, exactly where the scorer reads tokens.
+        content : sequence of Q str, or None
+            The queries' captions or image files, exactly where the scorer looks at them.
 
         Raises
         ------
         ValueError
-            If k is no integer between 1 and the size of the corpus, batch_size none of 1 or more, or the queries' shape
-            is wrong.
+            If k is no integer between 1 and the size of the corpus, batch_size or depth none of 1 or more, the queries'
+            shape is wrong, or tokens or content are not what the scorer takes.
         """
-        k = _whole("k", k, len(self.candidates))
-        batch_size = _whole("batch_size", batch_size)
+        k = whole("k", k, len(self.candidates))
+        depth = max(whole("depth", depth), k)
+        batch_size = max(whole("batch_size", batch_size) * DEPTH // max(depth, DEPTH), 1)
         asked = normalised(queries, self.candidates.shape[1], "queries")
-        rows, found_by = self.retriever.top(asked, min(max(DEPTH, k), len(self.candidates)))
+        scorer = self.stack.scorer
+        words = checked_tokens(tokens, scorer.needs.tokens, len(asked), self.query_width, "queries", scorer.label)
+        local = None if words is None or self.tokens is None else ListTokens(words, self.tokens)
+        look = self._asked(content, len(asked))
+        rows, found_by = self.retriever.top(asked, min(depth, len(self.candidates)))
         every = np.arange(len(asked))
         # In CLIP's own space the retriever's scores are the cosines already.
-        space = self.stack.space
         by_clip = isinstance(self.retriever, ExactRetriever) and isinstance(self.retriever.space, Unmapped)
         cosine = found_by if by_clip else exact_cosine(asked, self.candidates, every, rows)
+        found = self._scored(asked, rows, cosine, batch_size, local, look)
+        order = found.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
+        probability = None if self.calibration is None else self.calibration.probability(found).numpy()
+        hits = Hits(self.ids[rows], rows.astype(np.int64), found.numpy(), cosine, probability)
+        return hits.take(order, np.take_along_axis(found.numpy(), order, 1))
+
+    def _asked(self, content: Sequence[str] | None, count: int) -> Content | None:
+        """Return the corpus' content with that of `count` queries."""
+        corpus, label = self.content, self.stack.scorer.label
+        images = corpus is not None and corpus.direction == "i2t"
+        given = checked_content(content, corpus is not None, count, images, "queries", label)
+        return None if corpus is None or given is None else replace(corpus, queries=given)
+
+    @torch.inference_mode()
+    def _scored(
+        self,
+        asked: np.ndarray,
+        rows: np.ndarray,
+        cosine: np.ndarray,
+        batch_size: int,
+        local: ListTokens | None,
+        look: Content | None,
+    ) -> torch.Tensor:
+        """Return the scorer's score of every place, (Q, L) float32."""
+        space, scorer, every = self.stack.space, self.stack.scorer, np.arange(len(asked))
         base = cosine
         if not isinstance(space, Unmapped):
             base = exact_cosine(space.map_queries(asked), self.mapped, every, rows)
-        needed = self.projected is None or self.stack.scorer.needs.candidates
+        needed = self.projected is None or scorer.needs.candidates
         looked_at = self.candidates if needed else self.candidates[:, :0]
+        if look is not None:  # as in `score_lists`
+            batch_size = max(len(asked), 1)
         scores = []
         for start in range(0, len(asked), batch_size):
             part = slice(start, start + batch_size)
             index = torch.from_numpy(rows[part].astype(np.int64))
+            query_row = torch.from_numpy(every[part])
             batch = ListBatch(
                 query=torch.from_numpy(asked[part]).to(self.device).float(),
                 candidates=torch.from_numpy(looked_at[rows[part]]).to(self.device).float(),
                 cosine=torch.from_numpy(base[part]).to(self.device),
                 neighbour_cosine=self.neighbours.cosine[index].to(self.device),
                 mask=torch.ones(index.shape, dtype=torch.bool, device=self.device),
+                query_row=None if look is None else query_row,
                 rows=index.to(self.device),
                 projected=None if self.projected is None else self.projected[index.to(self.device)],
+                tokens=None if local is None else local.batch(query_row, index).to(self.device),
+                content=look,
             )
-            scores.append(self.stack.scorer.score(batch).float().cpu())
-        found = torch.cat(scores) if scores else torch.empty(0, rows.shape[1])
-        order = found.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
-        probability = None if self.calibration is None else self.calibration.probability(found).numpy()
-        return Hits(
-            ids=self.ids[np.take_along_axis(rows, order, 1)],
-            scores=np.take_along_axis(found.numpy(), order, 1),
-            cosine=np.take_along_axis(cosine, order, 1),
-            probability=None if probability is None else np.take_along_axis(probability, order, 1),
-        )
-
-
-def _whole(name: str, value: int, most: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or (most is not None and number > most):
-        limits = "of 1 or more" if most is None else f"between 1 and {most}, the size of the corpus"
-        raise ValueError(f"{name}={value!r}: must be an integer {limits}.")
-    return number
+            scores.append(scorer.score(batch).float().cpu())
+        return torch.cat(scores) if scores else torch.empty(0, rows.shape[1])

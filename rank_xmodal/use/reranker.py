@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +11,15 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.calibration import Calibration
+from rank_xmodal.lists.bags import TokenTable
+from rank_xmodal.lists.content import Content
 from rank_xmodal.scorers.folder import load
 from rank_xmodal.scorers.stack import Stack
+from rank_xmodal.use.given import checked_content, checked_tokens, differing, kind_of
 from rank_xmodal.use.index import Index
 from rank_xmodal.use.normalise import normalised
 
@@ -60,7 +64,9 @@ class Reranker:
         Raises
         ------
         UserError
-            If they are of another width, or of other weights where both sides say which.
+            If they are of another width, or of other weights where both sides say which; or if the scorer reads tokens
+            and the set has none, or others than it was trained on, or it looks at images and the set doesn't say where
+            they are.
         """
         where = data.root or data.name
         if self.dim != data.dim:
@@ -76,6 +82,22 @@ class Reranker:
                 f"{mine[:12]}), {where} was made by {data.meta.get('encoder')} {data.meta.get('pretrained')} (weights "
                 f"{other[:12]}): its scores would mean nothing. Name an embedding set of its own encoder."
             )
+        scorer = self.stack.scorer
+        replace(scorer.needs, tokens=False, labels=False).check(scorer.name, data)  # classes are for training alone
+        if scorer.needs.tokens:
+            self._check_tokens(data, name)
+
+    def _check_tokens(self, data: EmbeddingSet, name: str) -> None:
+        where, own, other = data.root or data.name, self.facts.get("tokens"), data.whole.meta.get("tokens")
+        path = kind_of(own).get("path") or "features"
+        remedy = f"Make them with `rank-xmodal embed ... --tokens {path}`, or name a set that has them."
+        if not isinstance(other, dict):
+            raise UserError(f"{name}: reads words and cells, and {where} holds none. {remedy}")
+        if found := differing(own, other):
+            raise UserError(
+                f"{name}: was trained on other tokens than {where} holds ({found}): its scores would mean nothing. "
+                f"{remedy}"
+            )
 
     def index(
         self,
@@ -84,6 +106,8 @@ class Reranker:
         *,
         first_stage: FirstStage = "clip",
         own: sp.csr_matrix | None = None,
+        tokens: TokenTable | None = None,
+        content: Sequence[str] | None = None,
     ) -> Index:
         """Prepare a corpus for searching.
 
@@ -97,12 +121,16 @@ class Reranker:
         own : csr_matrix (n, queries of the bank) or None
             Which queries of the bank ask for which embeddings, where the corpus holds training items: see
             `rank_xmodal.retrieval.query_bank.own_queries`.
+        tokens : TokenTable of n, or None
+            Their cells (t2i) or words (i2t), exactly where the scorer reads tokens.
+        content : sequence of n str, or None
+            Their image files (t2i) or captions (i2t), exactly where the scorer looks at them.
 
         Raises
         ------
         ValueError
-            If the shape is wrong, a row is zero or not finite, the ids are not one for each, or the ranker has no space
-            of its own.
+            If the shape is wrong, a row is zero or not finite, the ids are not one for each, the ranker has no space of
+            its own, or tokens or content are not what the scorer takes.
         """
         candidates = normalised(embeddings, self.dim, "embeddings")
         names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
@@ -113,4 +141,12 @@ class Reranker:
             space = self.stack.own_space
             if space is None:
                 raise ValueError(f"first_stage='own': {self.stack.scorer.label} has no space of its own; use 'clip'.")
-        return Index.of(self.stack, candidates, names, self.device, space, self.calibration, own)
+        scorer, direction = self.stack.scorer, self.facts.get("direction")
+        told = kind_of(self.facts.get("tokens"))
+        widths = [told.get("text_width"), told.get("image_width")]  # of the asking side and of the other
+        asking, other = widths if direction == "t2i" else widths[::-1]
+        count, what, label = len(candidates), "embeddings", scorer.label
+        tokens = checked_tokens(tokens, scorer.needs.tokens, count, other, what, label)
+        given = checked_content(content, scorer.needs.content, count, direction == "t2i", what, label)
+        look = None if given is None else Content(check_direction(str(direction)), [], given)
+        return Index.of(self.stack, candidates, names, self.device, space, self.calibration, own, tokens, asking, look)

@@ -163,11 +163,12 @@ def with_tokens(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def corpus():
-    """The planted corpus as `data`, its lists for training as `lists`, and the functions above."""
+def corpus(with_tokens):
+    """The planted corpus as `data`, its lists for training as `lists`, one with tokens, and the functions above."""
     data = planted()
     return SimpleNamespace(
         data=data,
+        with_tokens=with_tokens,
         lists=lists_of(data),
         embedding_set=embedding_set,
         planted=planted,

@@ -256,7 +256,8 @@ def _weights(lists: ListTensors, group: np.ndarray, settings: LocalSettings) -> 
 
 def _network(kind: type[Local], settings: LocalSettings, state: dict[str, Tensor]) -> LocalNetwork:
     """Return a head with these tensors."""
-    network = kind.head(state["image.mean"].shape[0], state["text.mean"].shape[0], settings)
+    with torch.random.fork_rng([]):  # what is drawn for its start is thrown away
+        network = kind.head(state["image.mean"].shape[0], state["text.mean"].shape[0], settings)
     network.load_state_dict(state)
     return network
 

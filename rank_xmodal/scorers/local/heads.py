@@ -5,5 +5,8 @@ from __future__ import annotations
 from rank_xmodal.scorers.local.base import Local
 from rank_xmodal.scorers.local.fusion import Fusion
 from rank_xmodal.scorers.local.late_interaction import LateInteraction
+from rank_xmodal.scorers.local.mgan import Mgan
+from rank_xmodal.scorers.local.pool import Pool
+from rank_xmodal.scorers.local.views import Views
 
-HEADS: dict[str, type[Local]] = {head.name: head for head in (LateInteraction, Fusion)}
+HEADS: dict[str, type[Local]] = {head.name: head for head in (LateInteraction, Pool, Views, Mgan, Fusion)}

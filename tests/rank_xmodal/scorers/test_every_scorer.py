@@ -12,6 +12,7 @@ from rank_xmodal.evaluation.judging import per_query
 from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.gallery import rank_gallery
 from rank_xmodal.scorers.folder import load, save
+from rank_xmodal.scorers.local.heads import HEADS
 from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 from rank_xmodal.training.crossfit import inner_folds
@@ -20,6 +21,10 @@ CPU = torch.device("cpu")
 MAPS = [name for name in scorers.names() if issubclass(scorers.class_of(name), Projection)]
 # Learn from pairs what holds for others; the planted images have no like ones to be told by.
 LEARN = [name for name in MAPS if name not in ("centred", "neighbours")]
+SMALL_HEAD = {
+    "width": 16, "warm_up": 60, "warm_up_lr": 1e-2, "steps": 20, "batch_size": 32, "lr": 3e-3, "dropout": 0.1,
+    "without": 0.1,
+}  # fmt: skip
 # Settings for a second: the 400 planted training pairs make few steps an epoch.
 QUICK = {
     "dcca": {"hidden": 128, "batch_size": 200, "lr": 3e-3, "r1": 1.0, "r2": 1.0},
@@ -27,6 +32,7 @@ QUICK = {
     "vsepp": {"lr": 5e-3},
     "context_aware": {"epochs": 2, "batch_size": 32},
     "allrank": {"epochs": 1, "batch_size": 32},
+    **dict.fromkeys(HEADS, SMALL_HEAD),
 }
 
 
@@ -34,15 +40,19 @@ def quick(name, **values):
     return scorers.get(name, device="cpu", **{**QUICK.get(name, {}), **values})
 
 
+def data_of(corpus, name):
+    """Return the planted set, for a head the one with tokens."""
+    return corpus.with_tokens if scorers.get(name).needs.tokens else corpus.data
+
+
 def fitted(corpus, name, direction="t2i", seed=0):
     """Return a stack, fitted as `train` does it without a validation."""
-    scorer = quick(name)
+    scorer, data = quick(name), data_of(corpus, name)
     if scorer.out_of_fold is None:
-        parts = [TrainingPart(corpus.lists_of(corpus.data, direction), corpus.data)]
+        parts = [TrainingPart(corpus.lists_of(data, direction), data)]
     else:
-        folds = inner_folds(corpus.data, 2, seed)
-        parts = [TrainingPart(corpus.lists_of(held, direction), rest) for rest, held in folds]
-    return fit_stack(scorer, corpus.data, direction, parts=parts, seed=seed, device=CPU)
+        parts = [TrainingPart(corpus.lists_of(held, direction), rest) for rest, held in inner_folds(data, 2, seed)]
+    return fit_stack(scorer, data, direction, parts=parts, seed=seed, device=CPU)
 
 
 def scores_of(stack, data, direction="t2i", split="test"):
@@ -92,7 +102,7 @@ def test_what_is_trained_on_lists_says_so_without_any(corpus):
 def test_scores_are_finite_and_repeat(corpus, name, direction):
     before = torch.get_rng_state()
     (one, gallery), (two, _) = (
-        scores_of(fitted(corpus, name, direction, seed=3), corpus.data, direction) for _ in range(2)
+        scores_of(fitted(corpus, name, direction, seed=3), data_of(corpus, name), direction) for _ in range(2)
     )
     assert one.shape == (len(gallery.lists), gallery.lists.length)
     assert one.dtype == torch.float32
@@ -108,16 +118,17 @@ def test_saved_and_loaded_it_scores_the_same(corpus, name, tmp_path):
     again, facts = load(tmp_path)
     assert facts["scorer"] == name
     assert again.scorer.settings == stack.scorer.settings
-    torch.testing.assert_close(scores_of(again, corpus.data)[0], scores_of(stack, corpus.data)[0], rtol=0, atol=1e-6)
+    one, two = (scores_of(which, data_of(corpus, name))[0] for which in (again, stack))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", scorers.names())
 def test_it_needs_no_more_than_it_says(corpus, name):
     """What `needs` leaves out may be anything: the scores stay."""
     stack = fitted(corpus, name)
-    needs = stack.scorer.needs
-    batch, _ = stack.tensors(corpus.data, rank_gallery(corpus.data, "t2i", "test").lists, CPU).batch(torch.arange(5))
-    projected = stack.scorer.project(torch.from_numpy(np.array(corpus.data.image_emb)))
+    needs, data = stack.scorer.needs, data_of(corpus, name)
+    batch, _ = stack.tensors(data, rank_gallery(data, "t2i", "test").lists, CPU).batch(torch.arange(5))
+    projected = stack.scorer.project(torch.from_numpy(np.array(data.image_emb)))
     whole = None if projected is None else projected[batch.rows]
     batch = dataclasses.replace(batch, projected=whole)
     bare = dataclasses.replace(
@@ -131,16 +142,16 @@ def test_it_needs_no_more_than_it_says(corpus, name):
     torch.testing.assert_close(stack.scorer.score(bare), stack.scorer.score(batch))
 
 
-@pytest.mark.parametrize("name", ["dcca", "cmpm", "vsepp", "context_aware", "allrank"])
+@pytest.mark.parametrize("name", ["dcca", "cmpm", "vsepp", "context_aware", "allrank", *HEADS])
 def test_another_seed_gives_other_scores(corpus, name):
-    one, two = (scores_of(fitted(corpus, name, seed=seed), corpus.data)[0] for seed in (0, 1))
+    one, two = (scores_of(fitted(corpus, name, seed=seed), data_of(corpus, name))[0] for seed in (0, 1))
     assert not torch.equal(one, two)
 
 
-@pytest.mark.parametrize("name", LEARN)
+@pytest.mark.parametrize("name", [*LEARN, *HEADS])
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
 def test_it_learns_the_planted_corpus(corpus, name, direction):
-    found, gallery = scores_of(fitted(corpus, name, direction), corpus.data, direction)
+    found, gallery = scores_of(fitted(corpus, name, direction), data_of(corpus, name), direction)
     assert mrr(found, gallery) > mrr(torch.from_numpy(gallery.lists.cosine), gallery) + 0.03
 
 

@@ -1,0 +1,38 @@
+"""Captions and images themselves, for scorers that look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+
+
+@dataclass(frozen=True)
+class Content:
+    """What all queries and candidates of a direction are.
+
+    Attributes
+    ----------
+    direction : "t2i" or "i2t"
+        Which side asks.
+    queries, candidates : sequence of str
+        Captions of the one side, paths of the other's image files, by row.
+    """
+
+    direction: Direction
+    queries: Sequence[str]
+    candidates: Sequence[str]
+
+    @classmethod
+    def of(cls, data: EmbeddingSet, direction: Direction) -> Content:
+        """Return the content of a set; paths that are not absolute begin in its folder."""
+        root, paths = data.whole.root, data.images["path"].tolist()
+        images = paths if root is None else [str(root / path) if path else "" for path in paths]
+        captions = data.texts["text"].tolist()
+        return cls(direction, captions, images) if direction == "t2i" else cls(direction, images, captions)
+
+    def pair(self, query: int, candidate: int) -> tuple[str, str]:
+        """Return the caption and the image file of a query's and a candidate's row."""
+        asked, found = self.queries[query], self.candidates[candidate]
+        return (asked, found) if self.direction == "t2i" else (found, asked)

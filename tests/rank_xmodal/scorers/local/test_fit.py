@@ -1,0 +1,184 @@
+"""Training a head on pairs, and what it is then allowed to say on lists."""
+
+import json
+
+import pytest
+import torch
+
+from rank_xmodal import losses, scorers
+from rank_xmodal.data import kept_fits
+from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.errors import UserError
+from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.lists.list_tokens import ListTokens, tables_of
+from rank_xmodal.lists.scoring import score_lists
+from rank_xmodal.retrieval.gallery import rank_gallery
+from rank_xmodal.retrieval.query_bank import Neighbours
+from rank_xmodal.scorers.local import base
+from rank_xmodal.scorers.local.fit import HINGE, in_batch, means_of, train_head
+from rank_xmodal.scorers.local.heads import HEADS
+from rank_xmodal.scorers.local.pairing import Grid, OfLists
+from rank_xmodal.scorers.stack import TrainingPart, fit_stack
+from rank_xmodal.training.crossfit import inner_folds
+
+CPU = torch.device("cpu")
+QUICK = {"width": 16, "warm_up": 40, "warm_up_lr": 1e-2, "steps": 10, "batch_size": 16, "device": "cpu"}
+
+
+def head_of(data, name="late_interaction", seed=0, **values):
+    """Return an untrained head for a set's tokens."""
+    scorer = scorers.get(name, **{**QUICK, **values})
+    images, texts = tables_of(data)
+    torch.manual_seed(seed)
+    return type(scorer).head(images.width, texts.width, scorer.settings)
+
+
+def tensors(data, direction="t2i", split="test", depth=20):
+    gallery = rank_gallery(data, direction, split, depth=depth)
+    near = Neighbours.none(len(data.candidates(direction)))
+    return ListTensors.gather(data, gallery.lists, near, CPU, in_bank=False, tokens=True)
+
+
+def test_both_ways_are_lists_of_the_batch():
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randn(5, 5, generator=draw)
+    match = torch.eye(5, dtype=torch.bool)
+    match[0, 3] = True
+    labels = match.int()
+    expected = losses.get("listnet")(scores, labels) + losses.get("listnet")(scores.T, labels.T)
+    assert float(in_batch("listnet", scores, match)) == pytest.approx(float(expected))
+    hinge = 0.0
+    for i in range(5):
+        for values, same in ((scores[i], match[i]), (scores[:, i], match[:, i])):
+            hinge += max(0.0, 0.2 + float(values[~same].max()) - float(scores[i, i])) / 5
+    assert float(in_batch(HINGE, scores, match)) == pytest.approx(hinge, rel=1e-5)
+
+
+def test_the_means_of_tokens_are_over_an_items_own(with_tokens):
+    _, texts = tables_of(with_tokens)
+    found = means_of(texts, torch.tensor([3, 700]))
+    for row, item in zip(found, (3, 700), strict=True):
+        own = texts.values[int(texts.offsets[item]) : int(texts.offsets[item + 1])].float()
+        torch.testing.assert_close(row, own.mean(0))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_same_seed_gives_the_same_head(with_tokens, name):
+    before = torch.get_rng_state()
+    first, second, other = (head_of(with_tokens, name, seed) for seed in (0, 0, 1))
+    torch.set_rng_state(before)
+    for network, seed in ((first, 0), (second, 0), (other, 1)):
+        train_head(network, with_tokens, seed)
+    assert torch.equal(before, torch.get_rng_state())
+    one, two, three = (network.state_dict() for network in (first, second, other))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert any(not torch.equal(one[key], three[key]) for key in one)
+
+
+def test_a_training_that_diverges_says_so(with_tokens):
+    network = head_of(with_tokens, warm_up_lr=100.0, objective="lambdarank")
+    with torch.no_grad():
+        network.sharpness.fill_(200.0)
+    with pytest.raises(UserError, match=r"Training stopped in step 1: the loss is .* Lower lr \(now 100\)"):
+        train_head(network, with_tokens, 0)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_lists_and_the_grid_see_the_same_pairs(with_tokens, name, direction):
+    """What a head says of a pair depends on no other, nor on how the pair is looked up."""
+    network = head_of(with_tokens, name)
+    train_head(network, with_tokens, 0)
+    images, texts = tables_of(with_tokens)
+    rows = torch.arange(300, 306)
+    seen, read = network.encode_image(images.take(rows)), network.encode_text(texts.take(2 * rows))
+    with torch.no_grad():
+        grid = network.match(seen, read, Grid())
+        place = torch.tensor([[0, 5, 2], [1, 1, 3], [4, 0, 2], [3, 2, 1], [5, 4, 0], [2, 3, 5]])
+        found = network.match(seen, read, OfLists(direction, place))
+    whole = grid if direction == "t2i" else grid.T
+    torch.testing.assert_close(found, whole.gather(1, place), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_projected_once_it_scores_the_same(with_tokens, name, direction):
+    scorer = scorers.get(name, **QUICK)
+    scorer.trained_on(with_tokens, direction, 0, CPU)
+    lists = tensors(with_tokens, direction)
+    once = score_lists(scorer, lists)
+    with torch.no_grad():
+        batch, _ = lists.batch(torch.arange(9))
+        assert batch.tokens is not None
+        assert not batch.tokens.projected
+        torch.testing.assert_close(scorer.score(batch), once[:9], atol=2e-5, rtol=1e-4)
+
+
+def test_padding_changes_no_other_score(with_tokens):
+    for name in HEADS:
+        scorer = scorers.get(name, **QUICK)
+        scorer.trained_on(with_tokens, "t2i", 0, CPU)
+        lists = tensors(with_tokens)
+        tokens = ListTokens.of(with_tokens, "t2i", CPU)
+        short = lists.rows[:4, :6]
+        padded = torch.cat([short, torch.full((4, 3), -1)], 1)
+        with torch.no_grad():
+            one, two = (scorer.similarity(tokens.batch(lists.query_row[:4], rows)) for rows in (short, padded))
+        torch.testing.assert_close(two[:, :6], one)
+
+
+def stack_of(data, direction="t2i", **values):
+    scorer = scorers.get("late_interaction", **{**QUICK, **values})
+    lists = {}
+
+    def mined(held):
+        gallery = rank_gallery(held, direction, "train", depth=20)
+        return gallery.lists
+
+    parts = [TrainingPart(mined(held), rest) for rest, held in inner_folds(data, 2)]
+    return fit_stack(scorer, data, direction, parts=parts, device=CPU, **lists)
+
+
+def test_it_adds_to_the_first_stage_and_without_residual_stands_alone(with_tokens):
+    both, alone = stack_of(with_tokens), stack_of(with_tokens, residual=False)
+    lists = tensors(with_tokens)
+    batch, _ = lists.batch(torch.arange(5))
+    similarity = alone.scorer.score(batch)
+    weights = both.scorer.weights
+    assert float(weights[1]) > 0
+    torch.testing.assert_close(both.scorer.score(batch), weights[0] * batch.cosine + weights[1] * similarity)
+    assert alone.scorer.needs.base is False
+
+
+def test_a_head_that_says_nothing_ranks_as_the_first_stage(with_tokens):
+    """The weights come from lists out of fold: an untrained head's gets none."""
+    stack = stack_of(with_tokens, warm_up=0, steps=0, width=1)
+    assert abs(float(stack.scorer.weights[1])) < 0.2 * float(stack.scorer.weights[0])
+
+
+def test_heads_are_kept_beside_the_set(with_tokens, tmp_path, monkeypatch):
+    data = EmbeddingSet.open(with_tokens.root)
+    made = []
+    real = base.train_head
+    monkeypatch.setattr(base, "train_head", lambda *of: (made.append(1), real(*of)))
+    values = json.dumps({**QUICK, "warm_up": 3, "steps": 2, "width": 5})
+    kind = HEADS["late_interaction"]
+    first = base._trained.__wrapped__(data, kind, values, 0, "cpu")
+    again = base._trained.__wrapped__(data, kind, values, 0, "cpu")
+    assert len(made) == 1
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    base._trained.__wrapped__(data, kind, values, 1, "cpu")
+    assert len(made) == 2
+    monkeypatch.setattr(kept_fits, "digest_of", lambda code: "another version")
+    base._trained.__wrapped__(data, kind, values, 0, "cpu")
+    assert len(made) == 3
+
+
+def test_lists_without_folds_are_refused(with_tokens):
+    with pytest.raises(UserError, match="scorer=pool is weighed on lists of inner folds"):
+        scorers.get("pool", **QUICK).fit(with_tokens, "t2i")
+
+
+def test_an_unknown_objective_is_told_the_nearest():
+    with pytest.raises(UserError, match=r"objective='sofmax': no such objective\. Did you mean 'softmax'\?"):
+        scorers.get("pool", objective="sofmax")
