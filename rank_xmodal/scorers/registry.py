@@ -33,28 +33,26 @@ DEFAULT = "context_aware"
 GROUP = "rank_xmodal.scorers"
 """The entry-point group that an installed package names its scorers in: `mine = "package.module:Class"`."""
 
-_SCORERS: dict[str, type[Scorer]] = {
-    scorer.name: scorer
-    for scorer in (
-        Cosine,
-        Centred,
-        CSLS,
-        TunedCSLS,
-        InvertedSoftmax,
-        CCA,
-        DCCA,
-        CMPM,
-        VSEPP,
-        Gaussian,
-        Convex,
-        Neighbours,
-        ContextAware,
-        AllRank,
-        *HEADS.values(),
-        BlipITM,
-        Remote,
-    )
-}
+_OURS: tuple[type[Scorer], ...] = (
+    Cosine,
+    Centred,
+    CSLS,
+    TunedCSLS,
+    InvertedSoftmax,
+    CCA,
+    DCCA,
+    CMPM,
+    VSEPP,
+    Gaussian,
+    Convex,
+    Neighbours,
+    ContextAware,
+    AllRank,
+    *HEADS.values(),
+    BlipITM,
+    Remote,
+)
+_SCORERS = {scorer.name: scorer for scorer in _OURS}
 _sought = False
 ALIASES = ("ranker",)
 """Keys of earlier versions that settings may still have."""

@@ -48,13 +48,14 @@ class LocalSettings(ListSettings):
 
     objective: str = Field("softmax", description="in a batch of pairs: a loss of lists, or max_of_hinges")
     width: int = Field(128, ge=1, le=65_536, description="that words and cells are mapped to")
-    warm_up: int = Field(500, ge=0, description="steps of both sides' maps alone")
+    warm_up: int = Field(500, ge=0, description="steps of both sides' maps, which stay then")
     warm_up_lr: float = Field(1e-3, gt=0, le=100)
     steps: int = Field(400, ge=0, description="of the head")
     batch_size: int = Field(64, ge=2, description="pairs in a step of the head")
     lr: float = Field(3e-4, gt=0, le=100, description="largest of the schedule")
     weight_decay: float = Field(0.5, ge=0, le=10_000, description="AdamW's, times the learning rate")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of a token's entries left out in training")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of a token's entries left out in the warm-up")
+    head_dropout: float = Field(0.1, ge=0, lt=1, description="share of a mapped token's entries left out behind it")
     without: float = Field(0.3, ge=0, lt=1, description="share of an item's tokens left out in training")
     residual: bool = Field(True, description="add to the first-stage score")
     folds: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
@@ -273,6 +274,7 @@ def _trained(data: EmbeddingSet, kind: type[Local], values: str, seed: int, devi
             torch.manual_seed(seed)
             network = kind.head(images.width, texts.width, settings).to(device)
         train_head(network, data, seed)
+        network.requires_grad_(False)
         return {name: value.detach() for name, value in network.state_dict().items()}
 
     tokens = data.whole.meta["tokens"].get("fingerprint")

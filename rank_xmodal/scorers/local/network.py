@@ -17,26 +17,35 @@ _SHARPNESS = 20.0  # of the similarities at the start of a training; learnt
 
 
 class Side(nn.Module):
-    """Tokens of one side, standardised and mapped, (n, T, d) -> (n, T, k).
+    """Tokens of one side, standardised, mapped to the common width and turned there, (n, T, d) -> (n, T, k).
+
+    The map is learnt in the warm-up and then stays, so that the tokens of a training are mapped once; the turn, a
+    square map that starts as the identity, is the head's to learn.
 
     Parameters
     ----------
-    width, k : int
-    dropout : float
-        Share of a token's entries that training leaves out.
-    without : float
-        Share of an item's tokens that training leaves out.
+    width : int
+        d, of a token.
+    settings : LocalSettings
+
+    Attributes
+    ----------
+    premapped : bool
+        Whether the tokens that come are mapped already.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, width: int, k: int, dropout: float, without: float) -> None:
+    def __init__(self, width: int, settings: Any) -> None:
         super().__init__()
+        self.settings, self.premapped = settings, False
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.map = nn.Linear(width, k)
-        self.dropout, self.without = dropout, without
+        self.map = nn.Linear(width, settings.width)
+        self.turn = nn.Linear(settings.width, settings.width)
+        nn.init.eye_(self.turn.weight)
+        nn.init.zeros_(self.turn.bias)
 
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:
         """Take over what tokens are centred and divided by, (d,) each."""
@@ -45,16 +54,22 @@ class Side(nn.Module):
 
     def mapped(self, values: Tensor) -> Tensor:
         """Map tokens, or means of them, (..., d) -> (..., k)."""
-        found: Tensor = self.map(F.dropout((values - self.mean) * self.scale, self.dropout, self.training))
+        found: Tensor = self.map(F.dropout((values - self.mean) * self.scale, self.settings.dropout, self.training))
         return found
 
-    def forward(self, tokens: Bag) -> Bag:
-        """Map the tokens of items; in training some are left out, one of each item at least is kept."""
-        mask = tokens.mask
-        if self.training and self.without:
+    def thinned(self, tokens: Bag) -> Bag:
+        """Leave out some of each item's tokens in training, all but one at most."""
+        mask, share = tokens.mask, self.settings.without
+        if self.training and share:
             drawn = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0)
-            mask = mask & ((drawn > self.without) | (drawn == drawn.amax(1, keepdim=True)))
-        return Bag.of(self.mapped(tokens.values), mask)
+            mask = mask & ((drawn > share) | (drawn == drawn.amax(1, keepdim=True)))
+        return Bag.of(tokens.values, mask)
+
+    def forward(self, tokens: Bag) -> Bag:
+        """Map and turn the tokens of items."""
+        tokens = self.thinned(tokens)
+        values = tokens.values if self.premapped else self.mapped(tokens.values)
+        return Bag.of(self.turn(F.dropout(values, self.settings.head_dropout, self.training)), tokens.mask)
 
 
 def mean_of(tokens: Bag) -> Tensor:
@@ -78,8 +93,7 @@ class LocalNetwork(nn.Module):
     def __init__(self, image_width: int, text_width: int, settings: Any) -> None:
         super().__init__()
         self.settings = settings
-        self.image = Side(image_width, settings.width, settings.dropout, settings.without)
-        self.text = Side(text_width, settings.width, settings.dropout, settings.without)
+        self.image, self.text = Side(image_width, settings), Side(text_width, settings)
         self.sharpness = nn.Parameter(torch.tensor(math.log(_SHARPNESS)))
 
     def encode_image(self, cells: Bag) -> Bag:
