@@ -13,6 +13,7 @@ import numpy as np
 from experiments.results.names import HEADINGS
 from experiments.results.result import row_label, rows_in
 from experiments.results.text import visible
+from rank_xmodal.data.embedding_set import Direction
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import replacing
 
@@ -161,6 +162,26 @@ def _points(axis: Any, rows: Mapping[str, tuple[float, float]], ceiling: float) 
     axis.ticklabel_format(axis="x", useOffset=False)
     axis.grid(axis="y", color="0.92")
     axis.set_axisbelow(True)
+
+
+def plot_cost(points: Mapping[Direction, Mapping[str, tuple[float, float]]], title: str, out: Path) -> None:
+    """Draw R@1 against milliseconds a query, one panel a direction; the line joins those that nothing beats in both."""
+    with _drawn(out, 5.2 * len(points), 4.2) as figure:
+        for axis, (direction, rows) in zip(
+            figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True
+        ):
+            front, best = [], -np.inf
+            for label, (cost, value) in sorted(rows.items(), key=lambda item: (item[1][0], -item[1][1])):
+                axis.plot(cost, value, "o", ms=5, color=_COLOURS.get(label, _TRAINED))
+                axis.annotate(_plain(label, 24), (cost, value), textcoords="offset points", xytext=(5, 4), fontsize=7)
+                if value > best:
+                    best = value
+                    front.append((cost, value))
+            axis.plot(*zip(*front, strict=True), color="0.6", lw=0.8, drawstyle="steps-post")
+            axis.set_xscale("log")
+            axis.margins(x=0.25, y=0.1)
+            axis.set(title=HEADINGS[direction], xlabel="milliseconds a query", ylabel="R@1, %")
+        figure.suptitle(_plain(title, 80))
 
 
 def plot_shifts(shifts: Mapping[str, Mapping[str, np.ndarray]], title: str, out: Path) -> None:

@@ -7,17 +7,21 @@ import itertools
 import json
 import math
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from experiments.report.plots import plot_cost
 from experiments.results.result import GROUP
 from experiments.run.tracking import Tracker, metric_key
 from experiments.run.versions import code_version
 from experiments.study import formats, store, trial
+from experiments.study.cost import Cost
 from experiments.study.plan import Plan
 from experiments.study.table import TESTED, Outcome, Table, tabulate
 from experiments.study.trial import Desk, Part, Trial
@@ -56,7 +60,7 @@ def jobs_of(plan: Plan, desk: Desk, part: Part, directions: Sequence[Direction])
     found: dict[tuple[str, ...], dict[str, Job]] = defaultdict(dict)
     for direction, (name, row), protocol in itertools.product(directions, plan.trained.items(), plan.protocols):
         settings = row.settings_for(protocol, part.seed)
-        one = Trial(part, direction, settings.model_dump(mode="json"), plan.split, plan.protocols)
+        one = Trial(part, direction, settings.model_dump(mode="json"), plan.split, plan.protocols, plan.cost)
         same = found[desk.request(direction, settings)]
         same.setdefault(repr(store.identity(one, "")), (one, []))[1].append((name, protocol))
     return [job for same in found.values() for job in same.values()]
@@ -77,7 +81,7 @@ def run(
         for place, (one, rows) in enumerate(jobs, start=1 + number * len(jobs)):
             names, make = ", ".join(dict(rows)), functools.partial(trial.run, one, desk)
             try:
-                frame, made = store.keep(out / "trials", one, desk.data.fingerprint, make)
+                frame, made = store.keep(out / "trials", one, _told(desk.data), make)
             except UserError as error:
                 raise UserError(f"the {'point' if plan.grid else 'row'} {names}: {error}") from error
             value = f"{plan.split} {SELECTED_BY} {100 * frame[f'{RANKER}/{SELECTED_BY}'].mean():.2f}"
@@ -93,6 +97,12 @@ def run(
     return sorted(outcomes, key=lambda one: [*plan.trained].index(one.row))
 
 
+def _told(data: EmbeddingSet) -> str:
+    """Return what tells a set from others, its tokens included."""
+    tokens = data.whole.meta.get("tokens") or {}
+    return f"{data.fingerprint} {tokens['fingerprint']}" if "fingerprint" in tokens else data.fingerprint
+
+
 def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: str, frame: pd.DataFrame) -> Outcome:
     sources = list(dict.fromkeys(str(name).partition("/")[0] for name in frame if "/" in str(name)))
     gallery = int(frame["gallery"].iloc[0])
@@ -105,6 +115,7 @@ def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: s
         "rows": sources,
         **{source: {name: float(frame[f"{source}/{name}"].mean()) for name in SHOWN} for source in sources},
         "best_epoch": float(frame["best_epoch"].mean()),
+        **{field.name: float(frame[field.name].mean()) for field in fields(Cost) if plan.cost},
     }
     on = f"permutation {part.repeat}" if part.folds else ""
     queries = frame[
@@ -125,6 +136,8 @@ def study(
     empty = Table(f"{name}, {how}", SHOWN[:4], plan.against or (), note=note)
     with held(out, "at this study"):
         table = tabulate(run(plan, data, directions, out, say), empty, plan.beside.rows)
+        if plan.cost:
+            _add_costs(table, out)
         for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
             write_text(out / file, text)
         for line in table.lines:
@@ -139,6 +152,18 @@ def study(
                 figures |= {f"R1_gain_over_{safe}": against.gain, f"p_{safe}": against.holm}
             log_run(Tracker(tracking, say), name, ", ".join(label), settings, of, data, figures)
     return table
+
+
+def _add_costs(table: Table, out: Path) -> None:
+    """Write each row's costs into the table, and R@1 against milliseconds as a picture beside it."""
+    points: dict[Direction, dict[str, tuple[float, float]]] = defaultdict(dict)
+    for line in table.lines:
+        if line.source == RANKER:
+            reports = [one.report for one in line.outcomes]
+            cost = Cost(*(statistics.fmean(report[field.name] for report in reports) for field in fields(Cost)))
+            line.facts = cost.facts()
+            points[line.of[1]][line.row] = (cost.milliseconds, line.figure(TESTED).mean)
+    plot_cost(points, table.title, out / "cost.svg")
 
 
 def log_run(

@@ -50,7 +50,8 @@ class PlanFile(BaseModel):
     """The keys of a plan's file.
 
     Of a `grid` each combination is a row. `judge` says which of the set's own splits is judged, `seeds` times; `folds`
-    take the place of both. `published` names a file of figures to print beside one's own; `note` ends each caption.
+    take the place of both. `cost` times every row, too. `published` names a file of figures to print beside one's own;
+    `note` ends each caption.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -64,6 +65,7 @@ class PlanFile(BaseModel):
     seeds: int = Field(5, ge=1, le=10_000)
     folds: int | None = Field(None, ge=2, le=1_000_000)
     permutations: int = Field(2, ge=1, le=10_000)
+    cost: bool = False
     published: str | None = None
     note: str = ""
 

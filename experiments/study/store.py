@@ -20,7 +20,7 @@ from rank_xmodal.scorers import class_of
 
 ROOT = Path(experiments.__file__).parents[1]
 # What decides the figures of a trial, below the root.
-_OURS = ("results/result.py", "run/lists.py", "run/procedure.py", "study/trial.py")
+_OURS = ("results/result.py", "run/lists.py", "run/procedure.py", "study/trial.py", "study/cost.py")
 CODE = ("rank_xmodal/**/*.py", "data_prep/mining/*.py", *(f"experiments/{file}" for file in _OURS))
 
 
@@ -43,7 +43,9 @@ def keep(folder: Path, trial: Trial, fingerprint: str, make: Callable[[], pd.Dat
 def identity(trial: Trial, fingerprint: str) -> dict[str, Any]:
     """Return what decides a trial's figures, beside the code: not the device."""
     settings = {key: value for key, value in trial.settings.items() if key != "device"}
-    asked = {"direction": trial.direction, "split": trial.split, "protocols": list(trial.protocols)}
+    asked: dict[str, Any] = {"direction": trial.direction, "split": trial.split, "protocols": list(trial.protocols)}
+    if trial.cost:  # those without it are told as they always were
+        asked["cost"] = True
     return {"settings": settings, "fingerprint": fingerprint, **asked}
 
 

@@ -5,7 +5,8 @@ Plain data in, a frame out: a trial can run in any process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from data_prep.mining.miner import mine
 from experiments.results.result import Result
 from experiments.run import procedure
 from experiments.run.lists import POOL, mined, request
+from experiments.study.cost import cost_of
 from rank_xmodal import scorers
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
@@ -66,13 +68,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Trial:
-    """What to fit and by what to judge it; `split` val is not trained on once it has chosen the epoch."""
+    """What to fit and by what to judge it; `split` val is not trained on once it has chosen the epoch.
+
+    With `cost` it is timed, too: then nothing is taken up that was fitted before.
+    """
 
     part: Part
     direction: Direction
     settings: dict[str, Any]
     split: str = "test"
     protocols: tuple[str, ...] = ("gallery",)
+    cost: bool = False
 
 
 class Desk:
@@ -117,17 +123,25 @@ def run(trial: Trial, desk: Desk | None = None) -> pd.DataFrame:
     """Fit, judge, and return a line for each protocol and query; `desk` is where others have run on the same part.
 
     The columns are protocol; query and "ranker/R@1" ... as of `Result.table`; hit, whether the list holds anything
-    relevant; gallery, its size; best_epoch, NaN where there are no epochs.
+    relevant; gallery, its size; best_epoch, NaN where there are no epochs; with `cost` the fields of `Cost`.
     """
     desk = desk or Desk(trial.part.of(EmbeddingSet.open(trial.part.folder)))
     data, direction, settings = desk.data, trial.direction, scorers.parse(trial.settings)
+    if trial.cost:
+        alone = {**data.meta, "fingerprint": f"{data.fingerprint} {settings.model_dump_json()}"}
+        data = replace(data, meta=alone, kept=None, cut_of=data.whole)
     prepared = procedure.plan(data, direction, settings, mine=desk.mine)
+    started = time.perf_counter()
     fitted = procedure.fit(data, direction, settings, prepared, refit=trial.split != "val", mine=desk.mine)
+    seconds = time.perf_counter() - started
     epoch = np.nan if fitted.best_epoch is None else float(fitted.best_epoch)
-    frames = []
+    frames, device = [], pick_device(settings.device)
     for protocol in trial.protocols:
         gallery = desk.gallery(direction, trial.split, protocol)
-        table = Result.of(fitted.stack, data, gallery, pick_device(settings.device)).table()
+        table = Result.of(fitted.stack, data, gallery, device).table()
         hit = np.asarray((gallery.lists.labels > 0).any(axis=1))
-        frames.append(table.assign(protocol=protocol, hit=hit, gallery=gallery.size, best_epoch=epoch))
+        table = table.assign(protocol=protocol, hit=hit, gallery=gallery.size, best_epoch=epoch)
+        if trial.cost:
+            table = table.assign(**asdict(cost_of(fitted.stack, data, gallery, device, seconds)))
+        frames.append(table)
     return pd.concat(frames, ignore_index=True)

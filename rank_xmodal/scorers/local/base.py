@@ -50,7 +50,7 @@ class LocalSettings(ListSettings):
     width: int = Field(128, ge=1, le=65_536, description="that words and cells are mapped to")
     warm_up: int = Field(500, ge=0, description="steps of both sides' maps, which stay then")
     warm_up_lr: float = Field(1e-3, gt=0, le=100)
-    steps: int = Field(400, ge=0, description="of the head")
+    steps: int = Field(200, ge=0, description="of the head")
     batch_size: int = Field(64, ge=2, description="pairs in a step of the head")
     lr: float = Field(3e-4, gt=0, le=100, description="largest of the schedule")
     weight_decay: float = Field(0.5, ge=0, le=10_000, description="AdamW's, times the learning rate")

@@ -35,8 +35,8 @@ def train_head(
     """Train a head in place, on the pairs of the split train; it ends in evaluation mode.
 
     First both sides' maps: the cosine of the means of an image's cells and of a caption's words, with a softmax over
-    the batch. That is where most is learnt, and quickly. Then the head with its objective, on tokens that were mapped once:
-    trained further the maps learn their few images by heart.
+    the batch. That is where most is learnt, and quickly. Then the head with its objective, on tokens that were mapped
+    once: trained further the maps learn their few images by heart.
 
     Parameters
     ----------
