@@ -23,7 +23,18 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_json, replacing, write_json
 
 FOLDER = Path(__file__).parent
-NAMES = ("training_step", "losses_alone", "scoring", "end_to_end", "beside", "mining", "memory", "encoding", "growth")
+NAMES = (
+    "training_step",
+    "losses_alone",
+    "scoring",
+    "end_to_end",
+    "beside",
+    "mining",
+    "memory",
+    "encoding",
+    "growth",
+    "local_scoring",
+)
 _PACKAGES = ("torch", "allRank", "sentence-transformers", "faiss-cpu", "open_clip_torch", "numpy")
 
 

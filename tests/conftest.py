@@ -1,4 +1,4 @@
-"""What tests of several packages share: a tiny BLIP, and a rerank endpoint on this machine."""
+"""What tests of several packages share: image files, a tiny BLIP, an endpoint on this machine, and small heads."""
 
 import json
 import threading
@@ -6,6 +6,43 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+SMALL_HEAD = {
+    "width": 16, "steps": 60, "batch_size": 64, "lr": 1e-2, "dropout": 0.1, "without": 0.1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def small_heads(monkeypatch):
+    """Give heads over words and cells defaults with which they are trained in a second.
+
+    Returns a function that gives them others.
+    """
+    from pydantic import create_model
+
+    from rank_xmodal.scorers.local.heads import HEADS
+
+    def change(**values):
+        for name, head in HEADS.items():
+            fields = {key: (head.Settings.model_fields[key].annotation, value) for key, value in values.items()}
+            settings = create_model(head.Settings.__name__, __base__=head.Settings, **fields)
+            monkeypatch.setitem(HEADS, name, type(head.__name__, (head,), {"Settings": settings}))
+
+    change(**SMALL_HEAD)
+    return change
+
+
+@pytest.fixture(scope="session")
+def image_files(tmp_path_factory):
+    """Return the paths of eight small images of several kinds."""
+    import numpy as np
+    from PIL import Image
+
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    paths = [folder / f"{row}.{kind}" for row, kind in enumerate(["png", "jpeg", "gif", "webp", "bmp"] + 3 * ["png"])]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(path)
+    return list(map(str, paths))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.data.tokens import Tokens
 from rank_xmodal.lists.bags import Bag, TokenTable
 
-_BLOCK = 256  # candidates projected at a time
+_BLOCK = 64  # candidates projected at a time
 
 
 @dataclass(frozen=True)

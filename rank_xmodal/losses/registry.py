@@ -80,8 +80,10 @@ class Loss:
                 )
         loss = functools.partial(self.function, **params)
         try:
-            # A bad value should be met here, not after an hour of preparing data.
-            loss(torch.zeros(1, 2), torch.tensor([[1, 0]]))
+            # A bad value should be met here, not after an hour of preparing data; and not on whatever device is the
+            # default: where that is "meta", no value can be looked at.
+            with torch.device("cpu"):
+                loss(torch.zeros(1, 2), torch.tensor([[1, 0]]))
         except ValueError as error:
             raise UserError(f"loss {self.name!r}: {error}") from error
         return loss

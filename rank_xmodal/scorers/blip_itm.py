@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,8 +34,7 @@ class BlipITMSettings(ScorerSettings):
 class BlipITM(Scorer):
     """``score = log-odds of a match``, of the first few candidates of each list; the others follow in their order.
 
-    A cross-encoder: it reads each pair anew, so nothing can be prepared, and a pair takes about as long as embedding an
-    image. There is nothing to fit.
+    A cross-encoder: it reads each pair anew, so nothing can be prepared for a corpus. There is nothing to fit.
 
     References
     ----------
@@ -163,7 +163,9 @@ def _image(path: str) -> Any:
     if not path or not file.is_file():
         raise UserError(f"{path or 'an image without a path'}: no such image. Bring the file again.")
     try:
-        return load_image(str(file))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Image size .* exceeds limit")  # Pillow's own, of gigabytes once decoded
+            return load_image(str(file))
     except MemoryError:
         raise
     except Exception as error:  # whatever its bytes suggest

@@ -1,4 +1,4 @@
-"""A model behind a rerank endpoint over HTTP, as vLLM, Jina, Cohere and others serve it."""
+"""A model behind a rerank endpoint over HTTP: requests of Jina's and Cohere's form, images as vLLM takes them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ _KINDS = {
     "webp": rb"RIFF....WEBP",
     "bmp": rb"BM.{4}\0{4}",
 }
+_BEGINNING = 16  # bytes that tell; what they tell to be another file is not read
 _IN_A_ROW = 5  # lists that fail before the rest is not asked for: an evaluation has thousands
 
 
@@ -154,8 +155,10 @@ def _data_url(path: str) -> str:
     file = Path(path)
     if not path or not file.is_file():
         raise UserError(f"{path or 'an image without a path'}: no such image. Bring the file again.")
-    found = file.read_bytes()
-    kind = next((kind for kind, begins in _KINDS.items() if re.match(begins, found, re.DOTALL)), None)
-    if kind is None:
-        raise UserError(f"{path}: is no image of these kinds, the only ones sent: {', '.join(_KINDS)}. Convert it.")
+    with file.open("rb") as handle:
+        found = handle.read(_BEGINNING)
+        kind = next((kind for kind, begins in _KINDS.items() if re.match(begins, found, re.DOTALL)), None)
+        if kind is None:
+            raise UserError(f"{path}: is no image of these kinds, the only ones sent: {', '.join(_KINDS)}. Convert it.")
+        found += handle.read()
     return f"data:image/{kind};base64,{base64.b64encode(found).decode()}"

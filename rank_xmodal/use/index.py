@@ -126,6 +126,7 @@ class Index:
             content,
         )
 
+    @torch.inference_mode()
     def search(
         self,
         queries: np.ndarray,
@@ -158,14 +159,14 @@ class Index:
             shape is wrong, or tokens or content are not what the scorer takes.
         """
         k = whole("k", k, len(self.candidates))
-        depth = max(whole("depth", depth), k)
+        depth = min(max(whole("depth", depth), k), len(self.candidates))
         batch_size = max(whole("batch_size", batch_size) * DEPTH // max(depth, DEPTH), 1)
         asked = normalised(queries, self.candidates.shape[1], "queries")
         scorer = self.stack.scorer
         words = checked_tokens(tokens, scorer.needs.tokens, len(asked), self.query_width, "queries", scorer.label)
         local = None if words is None or self.tokens is None else ListTokens(words, self.tokens)
         look = self._asked(content, len(asked))
-        rows, found_by = self.retriever.top(asked, min(depth, len(self.candidates)))
+        rows, found_by = self.retriever.top(asked, depth)
         every = np.arange(len(asked))
         # In CLIP's own space the retriever's scores are the cosines already.
         by_clip = isinstance(self.retriever, ExactRetriever) and isinstance(self.retriever.space, Unmapped)
@@ -183,7 +184,6 @@ class Index:
         given = checked_content(content, corpus is not None, count, images, "queries", label)
         return None if corpus is None or given is None else replace(corpus, queries=given)
 
-    @torch.inference_mode()
     def _scored(
         self,
         asked: np.ndarray,
@@ -198,7 +198,7 @@ class Index:
         base = cosine
         if not isinstance(space, Unmapped):
             base = exact_cosine(space.map_queries(asked), self.mapped, every, rows)
-        needed = self.projected is None or scorer.needs.candidates
+        needed = scorer.needs.candidates or (self.projected is None and look is None)
         looked_at = self.candidates if needed else self.candidates[:, :0]
         if look is not None:  # as in `score_lists`
             batch_size = max(len(asked), 1)

@@ -35,11 +35,12 @@ VALUES = st.recursive(
 )
 KEYS = words(
     "scorer on loss loss_params features epochs lr batch_size negatives pool refit seed calibrate device lists d_model "
-    "heads layers d_ff dropout patience schedule clip weight_decay ranker blocks without residual epoch"
+    "heads layers d_ff dropout patience schedule clip weight_decay ranker blocks without residual epoch "
+    "local scores folds objective width steps levels url model top key_from"
 )
 NAMES = words(
     "context_aware csls cosine cca vsepp allrank centred clip listnet lambdarank smoothap natural clean paper full "
-    "embeddings concat constant cpu"
+    "embeddings concat constant cpu pool late_interaction mgan fusion blip_itm remote max_of_hinges"
 )
 SETTINGS = st.dictionaries(
     st.one_of(st.sampled_from(KEYS), TEXT),

@@ -226,9 +226,12 @@ class ContextAware(ListTrained):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The network's sizes; with heads the direction, too."""
+        """The network's sizes; with heads the direction and their settings, too: another version has other defaults."""
         sizes = super().config
-        return {**sizes, "direction": self.direction} if sizes.get("local") else sizes
+        if not isinstance(self.network, ScoreRanker) or not self.network.heads:
+            return sizes
+        settings = {head.name: head.settings.model_dump(mode="json") for head in self.network.heads}
+        return {**sizes, "direction": self.direction, "local_settings": settings}
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
@@ -240,9 +243,13 @@ class ContextAware(ListTrained):
         if "features" not in config:
             return super().load(config, state)
         self.direction = check_direction(config.get("direction", "t2i"))
-        sizes = {key: value for key, value in config.items() if key != "direction"}
+        told = config.get("local_settings", {})
+        sizes = {key: value for key, value in config.items() if key not in ("direction", "local_settings")}
         self.network_of = self.read_config(sizes)
-        heads = tuple(HEADS[name](device=self.settings.device) for name in self.network_of.local)
+        heads = tuple(
+            HEADS[name](HEADS[name].Settings.checked(told[name], name, "local_settings"))
+            for name in self.network_of.local
+        )
         self.network = ScoreRanker(self.network_of).load_tensors(state, heads, self.direction).eval()
         return self
 

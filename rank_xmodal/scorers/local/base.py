@@ -48,15 +48,12 @@ class LocalSettings(ListSettings):
 
     objective: str = Field("softmax", description="in a batch of pairs: a loss of lists, or max_of_hinges")
     width: int = Field(128, ge=1, le=65_536, description="that words and cells are mapped to")
-    warm_up: int = Field(500, ge=0, description="steps of both sides' maps, which stay then")
-    warm_up_lr: float = Field(1e-3, gt=0, le=100)
-    steps: int = Field(200, ge=0, description="of the head")
-    batch_size: int = Field(64, ge=2, description="pairs in a step of the head")
-    lr: float = Field(3e-4, gt=0, le=100, description="largest of the schedule")
-    weight_decay: float = Field(0.5, ge=0, le=10_000, description="AdamW's, times the learning rate")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of a token's entries left out in the warm-up")
-    head_dropout: float = Field(0.1, ge=0, lt=1, description="share of a mapped token's entries left out behind it")
-    without: float = Field(0.3, ge=0, lt=1, description="share of an item's tokens left out in training")
+    steps: int = Field(500, ge=0, description="of the training")
+    batch_size: int = Field(128, ge=2, description="pairs in a step")
+    lr: float = Field(2e-3, gt=0, le=100, description="largest of the schedule")
+    weight_decay: float = Field(0.1, ge=0, le=10_000, description="AdamW's, times the learning rate")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of a token's entries left out in training")
+    without: float = Field(0.2, ge=0, lt=1, description="share of an item's tokens left out in training")
     residual: bool = Field(True, description="add to the first-stage score")
     folds: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
         "auto", description="inner folds that the lists are scored by; auto: 5, from 1,000 training images on 2"

@@ -14,7 +14,7 @@ from rank_xmodal.scorers.local.base import Local, LocalSettings
 from rank_xmodal.scorers.local.network import LocalNetwork
 from rank_xmodal.scorers.local.pairing import Pairing
 
-Pooling = Literal["max", "lse", "mean"]
+Pooling = Literal["max", "soft", "lse", "mean"]
 Way = Literal["words", "cells", "both"]
 
 
@@ -26,8 +26,9 @@ def pooled(products: Tensor, mask: Tensor, pooling: Pooling, sharpness: float | 
     products : Tensor (..., T, P)
     mask : Tensor, bool, broadcasts to the products
         Where there is a token of the other side.
-    pooling : "max", "lse" or "mean"
-        The largest; ``log(mean(exp(s x))) / s``, which lies between mean and max; or the mean.
+    pooling : "max", "soft", "lse" or "mean"
+        The largest; the mean weighted by the softmax of s x; ``log(mean(exp(s x))) / s``; or the mean. The second and
+        third lie between mean and maximum.
     sharpness : float
         s, above 0.
     """
@@ -36,6 +37,9 @@ def pooled(products: Tensor, mask: Tensor, pooling: Pooling, sharpness: float | 
     count = mask.sum(-1).clamp(min=1)
     if pooling == "mean":
         return (products * mask).sum(-1) / count
+    if pooling == "soft":
+        share = (products * sharpness).masked_fill(~mask, torch.finfo(products.dtype).min).softmax(-1)
+        return (share * products.masked_fill(~mask, 0.0)).sum(-1)
     return (torch.logsumexp((products * sharpness).masked_fill(~mask, -torch.inf), -1) - count.log()) / sharpness
 
 
@@ -72,9 +76,9 @@ def late_interaction(
 class LateInteractionSettings(LocalSettings):
     """Who looks for whom, and what counts of what is found."""
 
-    pooling: Pooling = Field("lse", description="of what a token finds: its best, a soft best, or the mean")
-    way: Way = Field("both", description="who looks: words for cells, cells for words, or both")
-    softness: float = Field(0.1, gt=0, le=10, description="lse: temperature at the start; learnt")
+    pooling: Pooling = Field("soft", description="of what a token finds: its best, a softened best, or the mean")
+    way: Way = Field("words", description="who looks: words for cells, cells for words, or both")
+    softness: float = Field(0.1, gt=0, le=10, description="soft, lse: temperature at the start; learnt")
 
 
 class _Network(LocalNetwork):

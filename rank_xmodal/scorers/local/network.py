@@ -14,13 +14,15 @@ from rank_xmodal.lists.bags import Bag
 from rank_xmodal.scorers.local.pairing import Pairing
 
 _SHARPNESS = 20.0  # of the similarities at the start of a training; learnt
+_DIRECTIONS = 256  # of tokens that are kept at most
+_SHRINKAGE = 0.3
 
 
 class Side(nn.Module):
-    """Tokens of one side, standardised, mapped to the common width and turned there, (n, T, d) -> (n, T, k).
+    """Tokens of one side, whitened, cut to their principal directions and mapped, (n, T, d) -> (n, T, k).
 
-    The map is learnt in the warm-up and then stays, so that the tokens of a training are mapped once; the turn, a
-    square map that starts as the identity, is the head's to learn.
+    What can be whitened without a pair is, once and for all tokens; a head that has to learn it from few pairs learns
+    the pairs by heart. The map is the head's to learn.
 
     Parameters
     ----------
@@ -30,46 +32,48 @@ class Side(nn.Module):
 
     Attributes
     ----------
-    premapped : bool
-        Whether the tokens that come are mapped already.
+    reduced : bool
+        Whether the tokens that come are whitened already.
     """
 
     mean: Tensor
-    scale: Tensor
+    white: Tensor
 
     def __init__(self, width: int, settings: Any) -> None:
         super().__init__()
-        self.settings, self.premapped = settings, False
+        kept = min(width, _DIRECTIONS)
+        self.settings, self.reduced = settings, False
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-        self.map = nn.Linear(width, settings.width)
-        self.turn = nn.Linear(settings.width, settings.width)
-        nn.init.eye_(self.turn.weight)
-        nn.init.zeros_(self.turn.bias)
+        self.register_buffer("white", torch.eye(width, kept))
+        self.map = nn.Linear(kept, settings.width)
 
-    def standardise(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take over what tokens are centred and divided by, (d,) each."""
+    def whiten_as(self, sample: Tensor) -> None:
+        """Take over how tokens are whitened from a sample of them, (m, d).
+
+        Along each of the principal directions they are divided by their deviation, the small ones held up by a share of
+        the mean variance; a token's length becomes about 1.
+        """
+        mean = sample.mean(0)
+        moved = sample - mean
+        variance, directions = torch.linalg.eigh(moved.T @ moved / len(sample))
+        kept = self.white.shape[1]
+        variance, directions = variance.flip(0)[:kept].clamp(min=0), directions.flip(1)[:, :kept]
+        raised = variance + _SHRINKAGE * variance.mean().clamp(min=1e-12)
         self.mean.copy_(mean)
-        self.scale.copy_(1 / deviation.clamp(min=1e-4))
+        self.white.copy_(directions * raised.rsqrt() * kept**-0.5)
 
-    def mapped(self, values: Tensor) -> Tensor:
-        """Map tokens, or means of them, (..., d) -> (..., k)."""
-        found: Tensor = self.map(F.dropout((values - self.mean) * self.scale, self.settings.dropout, self.training))
-        return found
+    def whitened(self, values: Tensor) -> Tensor:
+        """Whiten tokens, (..., d) -> (..., r)."""
+        return (values - self.mean) @ self.white
 
-    def thinned(self, tokens: Bag) -> Bag:
-        """Leave out some of each item's tokens in training, all but one at most."""
+    def forward(self, tokens: Bag) -> Bag:
+        """Map the tokens of items; training leaves out some of an item's tokens, and some entries of the others."""
         mask, share = tokens.mask, self.settings.without
         if self.training and share:
             drawn = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0)
             mask = mask & ((drawn > share) | (drawn == drawn.amax(1, keepdim=True)))
-        return Bag.of(tokens.values, mask)
-
-    def forward(self, tokens: Bag) -> Bag:
-        """Map and turn the tokens of items."""
-        tokens = self.thinned(tokens)
-        values = tokens.values if self.premapped else self.mapped(tokens.values)
-        return Bag.of(self.turn(F.dropout(values, self.settings.head_dropout, self.training)), tokens.mask)
+        values = tokens.values if self.reduced else self.whitened(tokens.values)
+        return Bag.of(self.map(F.dropout(values, self.settings.dropout, self.training)), mask)
 
 
 def mean_of(tokens: Bag) -> Tensor:

@@ -129,7 +129,7 @@ def by_lists(
     asking, length = texts if by_texts else images, len(images) if lists is None else lists.place.shape[1]
     device, found = asking.mask.device, []
     most = _IN_CACHE if device.type == "cpu" else _ON_DEVICE
-    for rows in torch.arange(len(asking), device=device).split(max(1, most // (length * numbers))):
+    for rows in torch.arange(len(asking), device=device).split(max(1, most // max(1, length * numbers))):
         part = asking.take(rows)
         some = pairing if lists is None else OfLists("t2i" if by_texts else "i2t", lists.place[rows])
         found.append(match(images, part, some) if by_texts else match(part, texts, some))
@@ -139,27 +139,33 @@ def by_lists(
 class ScanSettings(LocalSettings):
     """Who looks for whom, how sharply, and what counts of what is found."""
 
+    batch_size: int = Field(64, ge=2, description="pairs in a step")
     way: Way = Field("both", description="who looks: words for cells, cells for words, or both")
     pooling: Literal["lse", "mean"] = Field("mean", description="of the cosines with what is found")
     word_sharpness: float = Field(9.0, gt=0, le=50, description="of a word's attention; lambda 1 of the paper")
     cell_sharpness: float = Field(4.0, gt=0, le=50, description="of a cell's attention; lambda 1 of the paper")
     word_lse: float = Field(6.0, gt=0, le=1_000, description="lse: how far the best word decides; lambda 2")
-    cell_lse: float = Field(5.0, gt=0, le=1_000, description="lse: how far the best cell decides; lambda 2, of COCO 20")
-    hops: int = Field(1, ge=1, le=10, description="looks; a gate refines the tokens between two (IMRAM)")
+    cell_lse: float = Field(
+        5.0, gt=0, le=1_000, description="lse: how far the best cell decides; lambda 2; for COCO 20"
+    )
+    hops: int = Field(1, ge=1, le=10, description="times that tokens look; a gate refines them in between (IMRAM)")
 
 
 class _Gate(nn.Module):
-    """IMRAM's memory: a token takes in some of what it found, ``g * x + (1 - g) * o``."""
+    """IMRAM's memory: a token x takes in some of what it found, c.
+
+    ``g x + (1 - g) o`` with ``g = sigmoid(W [x, c] + w)`` and ``o = tanh(V [x, c] + v)``; W and V are halved, so that
+    the half for x is computed once for all pairs of an item that has not looked yet.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.gate, self.new = nn.Linear(2 * width, width), nn.Linear(2 * width, width)
+        self.own, self.found = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width, bias=False)
 
     def forward(self, tokens: Tensor, found: Tensor) -> Tensor:
         """Return refined tokens of length 1, (B or 1, L or 1, T, k) and (B, L, T, k) -> (B, L, T, k)."""
-        tokens = tokens.expand_as(found)
-        both = torch.cat([tokens, found], -1)
-        return unit_or_shorter(torch.lerp(self.new(both).tanh(), tokens, self.gate(both).sigmoid()))
+        gate, new = (self.own(tokens) + self.found(found)).chunk(2, -1)
+        return unit_or_shorter(torch.lerp(new.tanh(), tokens, gate.sigmoid()))
 
 
 class _Look(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,16 +19,18 @@ _SHARPNESS = 9.0  # of a word's attention to cells
 _STEPS = 3  # of reasoning
 
 
-def similarity_vectors(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Return ``W |a - b|^2``, squared entry by entry and brought to length 1, (..., k) -> (..., m).
+def similarity_vectors(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return ``W |a - b|^2 + w``, squared entry by entry, and brought to length 1, (..., k) -> (..., m).
+
+    The paper has no w: how much a and b differ is then lost with the length, and only where is left.
 
     Parameters
     ----------
     a, b : Tensor (..., k)
-    weight : Tensor (m, k)
-        W.
+    weight, bias : Tensor (m, k) and (m,)
+        W and w.
     """
-    return unit_or_shorter((a - b).square() @ weight.T)
+    return unit_or_shorter(F.linear((a - b).square(), weight, bias))
 
 
 def filtered(nodes: Tensor, logits: Tensor, mask: Tensor) -> Tensor:
@@ -66,6 +69,7 @@ def reasoned(asking: Tensor, nodes: Tensor, edge: Tensor, update: Tensor, mask: 
 class SgrafSettings(LocalSettings):
     """What is made of the similarity vectors."""
 
+    batch_size: int = Field(32, ge=2, description="pairs in a step")
     module: Literal["saf", "sgr", "both"] = Field("both", description="attention filtration, graph reasoning, or both")
     similarity_width: int = Field(256, ge=1, le=65_536, description="of a similarity vector")
 
@@ -84,17 +88,14 @@ class _Whole(nn.Module):
         return Bag(tokens.values, tokens.mask, unit_or_shorter((weights[:, None] @ tokens.values)[:, 0]))
 
 
-def _square(rows: int, columns: int) -> nn.Parameter:
-    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, columns)))
-
-
 class _Reasoning(nn.Module):
     """SGR: nodes take over from each other, and the last step's global node says how similar."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.into, self.out, self.update = (
-            nn.ParameterList(_square(width, width) for _ in range(_STEPS)) for _ in range(3)
+            nn.ParameterList(nn.init.xavier_uniform_(torch.empty(width, width)) for _ in range(_STEPS))
+            for _ in range(3)
         )
         self.similarity = nn.Linear(width, 1)
 
@@ -124,7 +125,7 @@ class _Network(LocalNetwork):
         super().__init__(image_width, text_width, settings)
         width, m = settings.width, settings.similarity_width
         self.image_whole, self.text_whole = _Whole(width), _Whole(width)
-        self.local_weight, self.global_weight = _square(m, width), _square(m, width)
+        self.words, self.wholes = nn.Linear(width, m), nn.Linear(width, m)
         self.reasoning = _Reasoning(m) if settings.module != "saf" else None
         self.filtration = _Filtration(m) if settings.module != "sgr" else None
 
@@ -145,8 +146,9 @@ class _Network(LocalNetwork):
         words, cells = pairing.texts(texts.values), pairing.images(images.values)
         weights = attention(pairing.products(texts.values, images.values), _SHARPNESS)
         found = unit_or_shorter(contexts(weights, cells, pairing.images(images.mask)))
-        local = similarity_vectors(found, words, self.local_weight)
-        whole = similarity_vectors(pairing.images(images.whole), pairing.texts(texts.whole), self.global_weight)
+        local = similarity_vectors(found, words, self.words.weight, self.words.bias)
+        wholes = pairing.images(images.whole), pairing.texts(texts.whole)
+        whole = similarity_vectors(*wholes, self.wholes.weight, self.wholes.bias)
         nodes = torch.cat([whole[:, :, None], local], 2)
         read = pairing.texts(texts.mask).expand(local.shape[:3])
         mask = torch.cat([torch.ones_like(read[..., :1]), read], 2)
@@ -157,7 +159,7 @@ class _Network(LocalNetwork):
 class Sgraf(Local):
     """``score = the mean of what graph reasoning (SGR) and attention filtration (SAF) make of similarity vectors``.
 
-    A word's vector compares it with the cells that it attends to as in SCAN, the global one compares both items as
+    A word's vector compares it with the cells that it attends to as in `Scan`, the global one compares both items as
     wholes. There is no batch norm, neither where an item's whole is made nor in the filtration: images may have any
     number of cells, and a pair's similarity depends on no other. Both modules are trained together.
 

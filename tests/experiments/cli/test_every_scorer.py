@@ -12,6 +12,7 @@ from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.files import read_json
 from rank_xmodal.scorers import registry
+from rank_xmodal.scorers.local.heads import HEADS
 from rank_xmodal.scorers.projections.base import Projection
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -21,12 +22,26 @@ QUICK = {
     "dcca": {"epochs": 3, "hidden": 32},
     "cmpm": {"epochs": 3},
     "vsepp": {"epochs": 3},
+    **{name: {"width": 16, "steps": 10, "batch_size": 16, "folds": 2} for name in HEADS},
+    "fusion": {"width": 16, "steps": 10, "batch_size": 16, "folds": 2, "blocks": 1, "heads": 1},
+    "blip_itm": {"top": 1},
+    "remote": {"top": 1},
 }
 MAPS = {name for name in scorers.names() if issubclass(scorers.class_of(name), Projection)}
 
 
-def settings(name, base="clip"):
-    values = {"device": "cpu", **QUICK.get(name, {}), **({"on": base} if base != "clip" else {})}
+@pytest.fixture
+def outside(request):
+    """Return a function from a scorer's name to the settings that only a fixture knows."""
+    known = {
+        "blip_itm": lambda: {"model": request.getfixturevalue("tiny_blip")},
+        "remote": lambda: {"url": request.getfixturevalue("rerank_server").url},
+    }
+    return lambda name: known[name]() if name in known else {}
+
+
+def settings(name, **more):
+    values = {"device": "cpu", **QUICK.get(name, {}), **more}
     return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
@@ -61,10 +76,10 @@ def road(run, place, tmp_path, capsys, name, *more):
 
 
 @pytest.mark.parametrize("name", scorers.names())
-def test_the_whole_road(run, place, tmp_path, capsys, name):
+def test_the_whole_road(run, place, tmp_path, capsys, outside, name):
     if name == "allrank":
         pytest.importorskip("allrank.models.model")
-    report = road(run, place, tmp_path, capsys, name, *settings(name))
+    report = road(run, place, tmp_path, capsys, name, *settings(name, **outside(name)))
     for row in ("clip", "csls"):
         if name == row:
             assert report["ranker"] == report[row]
@@ -81,14 +96,25 @@ def test_the_whole_road(run, place, tmp_path, capsys, name):
         assert "no space to search in" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "base"), [("csls", "vsepp"), ("context_aware", "centred"), ("context_aware", "cca")])
+@pytest.mark.parametrize(
+    ("name", "base"), [("csls", "vsepp"), ("context_aware", "centred"), ("context_aware", "cca"), ("pool", "cca")]
+)
 def test_a_scorer_on_another(run, place, tmp_path, capsys, name, base):
-    road(run, place, tmp_path, capsys, name, *settings(name, base))
+    road(run, place, tmp_path, capsys, name, *settings(name, on=base))
     facts = json.loads((tmp_path / "run-t2i/config.json").read_text())
     assert facts["base"]["settings"]["scorer"] == base
     run("evaluate", tmp_path / "run-t2i", "--data", place / "data", "--first-stage", "own",
         "--json", tmp_path / "own.json")  # fmt: skip
     assert json.loads((tmp_path / "own.json").read_text())["first_stage"] == base
+
+
+def test_the_ranker_with_heads_of_its_own(run, place, tmp_path, capsys, small_heads):
+    small_heads(width=16, steps=10, batch_size=16)
+    chosen = settings("context_aware", folds=2, local="[pool,late_interaction]")
+    road(run, place, tmp_path, capsys, "context_aware", *chosen)
+    facts = json.loads((tmp_path / "run-t2i/config.json").read_text())
+    assert facts["settings"]["local"] == facts["model"]["local"] == ["pool", "late_interaction"]
+    assert facts["tokens"]["path"] == "features"
 
 
 def test_lists_of_ones_own_are_refused_where_they_are_of_no_use(run, place, tmp_path, capsys):

@@ -29,7 +29,7 @@ TINY = {
 }
 COLOURS = ("red", "green", "blue", "black", "white", "yellow", "pink", "brown", "grey", "orange")
 SPLITS = ["train"] * 40 + ["val"] * 8 + ["test"] * 12
-QUICK = {"scorer": "late_interaction", "steps": 4, "warm_up": 4, "width": 8, "folds": 2, "device": "cpu"}
+QUICK = {"scorer": "late_interaction", "steps": 4, "width": 8, "folds": 2, "device": "cpu"}
 
 
 def quiet(line):

@@ -78,7 +78,7 @@ def test_projected_candidates_are_looked_up_where_they_stand(with_tokens):
     known = tokens.projected_by(double, torch.arange(3, 600))
     rows = torch.tensor([[599, 3], [4, -1]])
     plain, projected = (one.batch(torch.tensor([0, 1]), rows) for one in (tokens, known))
-    assert calls == [256, 256, 85]
+    assert sum(calls) == 597
     assert projected.projected
     assert torch.equal(plain.place, projected.place)
     for b, place in ((0, 0), (0, 1), (1, 0)):

@@ -55,6 +55,14 @@ def test_input_names_are_not_parameters():
         losses.get("listnet", labels=2.0)
 
 
+@pytest.mark.parametrize("name", losses.names())
+def test_a_loss_is_configured_whatever_the_default_device(name):
+    """Where scorers are read, it is one without memory."""
+    with torch.device("meta"):
+        loss = losses.get(name)
+    assert torch.isfinite(loss(torch.zeros(1, 2), torch.tensor([[1, 0]])))
+
+
 @pytest.mark.parametrize("value", [-1.0, "warm"])
 def test_bad_value_is_met_at_once(value):
     with pytest.raises(UserError, match="loss 'listnet': temperature is"):

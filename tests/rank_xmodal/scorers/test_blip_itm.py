@@ -21,14 +21,9 @@ from rank_xmodal.scorers.folder import load, save
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Return the paths of eight images."""
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    paths = [folder / f"{row}.png" for row in range(8)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(path)
-    return list(map(str, paths))
+@pytest.fixture
+def images(image_files):
+    return image_files
 
 
 CAPTIONS = ["a dog", "two cats on a very long red sofa that goes on and on and on and on", "rain", "7 birds"]
@@ -143,8 +138,10 @@ def test_another_model_is_told(tiny_blip, images, tmp_path):
 
 def test_an_image_that_cannot_be_read_is_named(tiny_blip, images, tmp_path):
     (tmp_path / "a.png").write_text("no image")
+    Image.new("1", (9_500, 9_500)).save(tmp_path / "bomb.png")
     for path, said in (
         (str(tmp_path / "a.png"), "a.png: can't be read as an image"),
+        (str(tmp_path / "bomb.png"), r"bomb.png: can't be read as an image \(Image size \(90250000 pixels\) exceeds"),
         (str(tmp_path / "none.png"), "none.png: no such image"),
         ("", "an image without a path: no such image"),
         ("http://127.0.0.1/a.png", "no such image"),

@@ -1,6 +1,7 @@
 """What holds for all of them: the registry, learning, the seed, that only train is learnt from, saving and loading."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +23,7 @@ MAPS = [name for name in scorers.names() if issubclass(scorers.class_of(name), P
 # Learn from pairs what holds for others; the planted images have no like ones to be told by.
 LEARN = [name for name in MAPS if name not in ("centred", "neighbours")]
 SMALL_HEAD = {
-    "width": 16, "warm_up": 60, "warm_up_lr": 1e-2, "steps": 20, "batch_size": 32, "lr": 3e-3, "dropout": 0.1,
-    "without": 0.1,
+    "width": 16, "steps": 60, "batch_size": 64, "lr": 1e-2, "dropout": 0.1, "without": 0.1,
 }  # fmt: skip
 # Settings for a second: the 400 planted training pairs make few steps an epoch.
 QUICK = {
@@ -33,7 +33,23 @@ QUICK = {
     "context_aware": {"epochs": 2, "batch_size": 32},
     "allrank": {"epochs": 1, "batch_size": 32},
     **dict.fromkeys(HEADS, SMALL_HEAD),
+    "blip_itm": {"top": 2},
+    "remote": {"top": 2},
 }
+
+
+@pytest.fixture
+def corpus(corpus, image_files, request):
+    """The planted corpus, once more with image files, and the settings that only a fixture knows."""
+    outside = {
+        "blip_itm": lambda: {"model": str(request.getfixturevalue("tiny_blip"))},
+        "remote": lambda: {"url": request.getfixturevalue("rerank_server").url},
+    }
+    paths = [image_files[row % len(image_files)] for row in range(len(corpus.data.images))]
+    with_files = dataclasses.replace(corpus.data, images=corpus.data.images.assign(path=paths))
+    return SimpleNamespace(
+        **vars(corpus), with_files=with_files, outside=lambda name: outside[name]() if name in outside else {}
+    )
 
 
 def quick(name, **values):
@@ -41,13 +57,14 @@ def quick(name, **values):
 
 
 def data_of(corpus, name):
-    """Return the planted set, for a head the one with tokens."""
-    return corpus.with_tokens if scorers.get(name).needs.tokens else corpus.data
+    """Return the planted set, where a scorer needs tokens or image files one that has them."""
+    needs = scorers.get(name).needs
+    return corpus.with_tokens if needs.tokens else corpus.with_files if needs.content else corpus.data
 
 
 def fitted(corpus, name, direction="t2i", seed=0):
     """Return a stack, fitted as `train` does it without a validation."""
-    scorer, data = quick(name), data_of(corpus, name)
+    scorer, data = quick(name, **corpus.outside(name)), data_of(corpus, name)
     if scorer.out_of_fold is None:
         parts = [TrainingPart(corpus.lists_of(data, direction), data)]
     else:

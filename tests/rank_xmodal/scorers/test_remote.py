@@ -10,7 +10,6 @@ from time import monotonic
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from rank_xmodal import scorers
 from rank_xmodal.errors import UserError
@@ -25,14 +24,9 @@ CAPTIONS = [f"caption {row}" for row in range(8)]
 KEY = "sk-Very-Secret-0123456789"
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Return the paths of eight images of several kinds."""
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    paths = [folder / f"{row}.{kind}" for row, kind in enumerate(["png", "jpeg", "gif", "webp", "bmp"] + 3 * ["png"])]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 255, (8, 6, 3), dtype=np.uint8)).save(path)
-    return list(map(str, paths))
+@pytest.fixture
+def images(image_files):
+    return image_files
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from rank_xmodal.data import kept_fits
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.retrieval.query_bank import hubness, neighbours
-from rank_xmodal.data import kept_fits
 from rank_xmodal.scorers.context_aware import evidence, slow_fits
 from rank_xmodal.scorers.context_aware.evidence import ALONE, CORRECTED, FEATURES, SCORES, Evidence
 from rank_xmodal.scorers.projections.centred import Centred

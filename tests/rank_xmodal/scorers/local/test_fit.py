@@ -15,14 +15,15 @@ from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.gallery import rank_gallery
 from rank_xmodal.retrieval.query_bank import Neighbours
 from rank_xmodal.scorers.local import base
-from rank_xmodal.scorers.local.fit import HINGE, in_batch, means_of, train_head
+from rank_xmodal.scorers.local.fit import HINGE, in_batch, train_head, whitened
 from rank_xmodal.scorers.local.heads import HEADS
+from rank_xmodal.scorers.local.network import Side
 from rank_xmodal.scorers.local.pairing import Grid, OfLists
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 from rank_xmodal.training.crossfit import inner_folds
 
 CPU = torch.device("cpu")
-QUICK = {"width": 16, "warm_up": 40, "warm_up_lr": 1e-2, "steps": 10, "batch_size": 16, "device": "cpu"}
+QUICK = {"width": 16, "steps": 40, "lr": 1e-2, "batch_size": 32, "dropout": 0.1, "without": 0.1, "device": "cpu"}
 
 
 def head_of(data, name="late_interaction", seed=0, **values):
@@ -54,12 +55,40 @@ def test_both_ways_are_lists_of_the_batch():
     assert float(in_batch(HINGE, scores, match)) == pytest.approx(hinge, rel=1e-5)
 
 
-def test_the_means_of_tokens_are_over_an_items_own(with_tokens):
+def test_tokens_are_whitened_as_those_of_a_sample():
+    """Uncorrelated and of one size, but for the small directions, which are held up; cut to the largest."""
+    draw = torch.Generator().manual_seed(0)
+    mix = torch.randn(6, 6, generator=draw)
+    tokens = torch.randn(5_000, 6, generator=draw) @ mix + 3.0
+    side = Side(6, scorers.get("pool", **QUICK).settings)
+    side.whiten_as(tokens)
+    found = side.whitened(tokens)
+    covariance = found.T @ found / len(found)
+    variance = torch.linalg.eigvalsh(torch.cov(tokens.T, correction=0)).flip(0)
+    expected = variance / (variance + 0.3 * variance.mean()) / 6
+    torch.testing.assert_close(covariance, torch.diag(expected), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+
+
+def test_wide_tokens_are_cut_to_their_principal_directions(monkeypatch):
+    monkeypatch.setattr("rank_xmodal.scorers.local.network._DIRECTIONS", 2)
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1_000, 5, generator=draw) * torch.tensor([0.1, 3.0, 0.1, 2.0, 0.1])
+    side = Side(5, scorers.get("pool", **QUICK).settings)
+    side.whiten_as(tokens)
+    assert side.whitened(tokens).shape == (1_000, 2)
+    assert side.white[[0, 2, 4]].abs().max() < 0.1 * side.white[[1, 3]].abs().max()
+
+
+def test_the_whitened_table_holds_the_items_asked_for(with_tokens):
     _, texts = tables_of(with_tokens)
-    found = means_of(texts, torch.tensor([3, 700]))
-    for row, item in zip(found, (3, 700), strict=True):
-        own = texts.values[int(texts.offsets[item]) : int(texts.offsets[item + 1])].float()
-        torch.testing.assert_close(row, own.mean(0))
+    side = Side(texts.width, scorers.get("pool", **QUICK).settings)
+    side.whiten_as(texts.values[:500].float())
+    rows = torch.tensor([3, 700, 5])
+    found = whitened(side, texts, rows).take(torch.arange(3))
+    whole = texts.take(rows)
+    assert torch.equal(found.mask, whole.mask)
+    torch.testing.assert_close(found.values[found.mask], side.whitened(whole.values[whole.mask]), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -76,9 +105,9 @@ def test_the_same_seed_gives_the_same_head(with_tokens, name):
 
 
 def test_a_training_that_diverges_says_so(with_tokens):
-    network = head_of(with_tokens, warm_up_lr=100.0, objective="lambdarank")
+    network = head_of(with_tokens, lr=100.0)
     with torch.no_grad():
-        network.sharpness.fill_(200.0)
+        network.sharpness.fill_(200.0)  # times which it is infinite
     with pytest.raises(UserError, match=r"Training stopped in step 1: the loss is .* Lower lr \(now 100\)"):
         train_head(network, with_tokens, 0)
 
@@ -152,7 +181,7 @@ def test_it_adds_to_the_first_stage_and_without_residual_stands_alone(with_token
 
 def test_a_head_that_says_nothing_ranks_as_the_first_stage(with_tokens):
     """The weights come from lists out of fold: an untrained head's gets none."""
-    stack = stack_of(with_tokens, warm_up=0, steps=0, width=1)
+    stack = stack_of(with_tokens, steps=0, width=1)
     assert abs(float(stack.scorer.weights[1])) < 0.2 * float(stack.scorer.weights[0])
 
 
@@ -161,7 +190,7 @@ def test_heads_are_kept_beside_the_set(with_tokens, tmp_path, monkeypatch):
     made = []
     real = base.train_head
     monkeypatch.setattr(base, "train_head", lambda *of: (made.append(1), real(*of)))
-    values = json.dumps({**QUICK, "warm_up": 3, "steps": 2, "width": 5})
+    values = json.dumps({**QUICK, "steps": 2, "width": 5})
     kind = HEADS["late_interaction"]
     first = base._trained.__wrapped__(data, kind, values, 0, "cpu")
     again = base._trained.__wrapped__(data, kind, values, 0, "cpu")

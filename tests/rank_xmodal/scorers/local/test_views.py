@@ -19,7 +19,7 @@ from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 from rank_xmodal.training.crossfit import inner_folds
 
 CPU = torch.device("cpu")
-QUICK = {"warm_up": 60, "steps": 40, "width": 16, "lr": 3e-3, "warm_up_lr": 1e-2, "dropout": 0.1, "without": 0.1}
+QUICK = {"width": 16, "steps": 60, "batch_size": 64, "lr": 1e-2, "dropout": 0.1, "without": 0.1}
 IMAGES, TEXTS = [4, 6, 3], [2, 5, 1, 4]  # tokens of each
 
 
