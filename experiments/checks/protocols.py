@@ -62,6 +62,7 @@ def folds_of_test(data: EmbeddingSet, fold_size: int) -> list[EmbeddingSet]:
                 images=data.images.assign(split=image_splits),
                 texts=data.texts.assign(split=text_splits),
                 meta={**data.meta, "fingerprint": f"{data.meta.get('fingerprint')} {of}"},
+                cut_of=data.whole,
             )
         )
     return folds

@@ -40,6 +40,8 @@ def card(
     epoch = ""
     if fitted.best_epoch is not None:
         epoch = f"Best epoch {fitted.best_epoch} of {len(fitted.history) - 1}; "
+    looked_at = [name for name in ("tokens", "content") if getattr(scorer.needs, name)]
+    given, asked = ("".join(f", {name}={side}{name}" for name in looked_at) for side in ("", "query_"))
     lines += [
         f"{epoch}trained on {' and '.join(fitted.trained_on)}; query bank of {len(fitted.stack.bank):,} training "
         "queries.",
@@ -47,8 +49,8 @@ def card(
         "```python",
         "from rank_xmodal import Reranker",
         "",
-        f"index = Reranker.from_pretrained({path}).index(embeddings, ids=ids)",
-        "hits = index.search(query_embeddings, k=10)",
+        f"index = Reranker.from_pretrained({path}).index(embeddings, ids=ids{given})",
+        f"hits = index.search(query_embeddings, k=10{asked})",
         "```",
         "",
         "Settings:",

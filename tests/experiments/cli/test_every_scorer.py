@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.run.tracking import read_runs
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.files import read_json
+from rank_xmodal.lists.content import Content
+from rank_xmodal.lists.list_tokens import tables_of
 from rank_xmodal.scorers import registry
 from rank_xmodal.scorers.local.heads import HEADS
 from rank_xmodal.scorers.projections.base import Projection
@@ -71,8 +74,22 @@ def road(run, place, tmp_path, capsys, name, *more):
     runs = [found for found in read_runs(place / "mlruns-of-scorers", "data") if found["run_id"] in logged]
     assert {found["tags"]["direction"] for found in runs} == {"t2i", "i2t"}
     assert all(found["tags"]["scorer"] == name and "test/R1" in found["metrics"] for found in runs)
-    assert scorers.class_of(name).paper in (tmp_path / "run-t2i/README.md").read_text(), "the model card"
+    card = (tmp_path / "run-t2i/README.md").read_text()
+    assert scorers.class_of(name).paper in card
+    assert found_by_the_lines_of(card, EmbeddingSet.open(place / "data")).shape == (3, 10)
     return report
+
+
+def found_by_the_lines_of(card, data):
+    """Search as a model card says."""
+    (images, texts), content = tables_of(data), Content.of(data, "t2i")
+    given = {
+        "embeddings": data.image_emb, "ids": data.images["image_id"], "tokens": images, "content": content.candidates,
+        "query_embeddings": data.text_emb[:3], "query_tokens": texts.select(torch.arange(3)),
+        "query_content": content.queries[:3],
+    }  # fmt: skip
+    exec(re.search(r"```python\n(.*?)```", card, re.S).group(1), given)
+    return given["hits"].ids
 
 
 @pytest.mark.parametrize("name", scorers.names())
@@ -115,6 +132,7 @@ def test_the_ranker_with_heads_of_its_own(run, place, tmp_path, capsys, small_he
     facts = json.loads((tmp_path / "run-t2i/config.json").read_text())
     assert facts["settings"]["local"] == facts["model"]["local"] == ["pool", "late_interaction"]
     assert facts["tokens"]["path"] == "features"
+    run("protocols", tmp_path / "run-t2i", "--data", place / "data", "--fold-size", 100)
 
 
 def test_lists_of_ones_own_are_refused_where_they_are_of_no_use(run, place, tmp_path, capsys):

@@ -39,9 +39,7 @@ def bags(counts, width, seed=0, extra=0):
 def network(**values):
     """Return a head away from its start, in evaluation mode."""
     torch.manual_seed(0)
-    settings = Scan.Settings(
-        scorer="scan", **{"width": 8, "dropout": 0.0, "head_dropout": 0.0, "without": 0.0, **values}
-    )
+    settings = Scan.Settings(scorer="scan", **{"width": 8, "dropout": 0.0, "without": 0.0, **values})
     head = Scan.head(6, 5, settings)
     with torch.no_grad():
         for parameter in head.parameters():

@@ -20,7 +20,7 @@ from rank_xmodal.training.crossfit import inner_folds
 CPU = torch.device("cpu")
 QUICK = {
     "width": 16, "steps": 60, "batch_size": 64, "lr": 1e-2, "dropout": 0.1, "without": 0.1,
-    "similarity_width": 16, "batch_size": 32,
+    "similarity_width": 16,
 }  # fmt: skip
 IMAGES, TEXTS = [4, 6, 3, 1], [2, 5, 1, 4, 3]  # tokens of each
 KINDS = [{"module": module} for module in ("saf", "sgr", "both")]
@@ -39,7 +39,7 @@ def bags(counts, width, seed=0, extra=0):
 def network(**values):
     """Return a head away from its start, in evaluation mode."""
     torch.manual_seed(0)
-    small = {"width": 8, "similarity_width": 7, "dropout": 0.0, "head_dropout": 0.0, "without": 0.0}
+    small = {"width": 8, "similarity_width": 7, "dropout": 0.0, "without": 0.0}
     head = Sgraf.head(6, 5, Sgraf.Settings(scorer="sgraf", **{**small, **values}))
     with torch.no_grad():
         for parameter in head.parameters():
