@@ -88,12 +88,17 @@ class Tokens:
                 "`--tokens values`, or import them."
             )
         remedy = "Make the tokens again."
-        image, text, offsets = (open_npy(data.root / name, remedy) for name in (IMAGE, TEXT, OFFSETS))
-        found = cls(image, text, offsets, facts)
-        found.check(data, str(data.root))
+        root = data.root
+
+        def arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            return open_npy(root / IMAGE, remedy), open_npy(root / TEXT, remedy), open_npy(root / OFFSETS, remedy)
+
+        found = cls(*arrays(), facts)
+        found.check(data, str(root))
 
         def verify() -> None:
-            if facts.get("fingerprint") != fingerprint_of(data, image, text, offsets):
+            # By a mapping of its own: the pages that were read leave memory with it.
+            if facts.get("fingerprint") != fingerprint_of(data, *arrays()):
                 raise UserError(f"{data.root}: its tokens are damaged, or of other embeddings. {remedy}")
 
         check_once([data.root / name for name in ("meta.json", IMAGE, TEXT, OFFSETS)], verify)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.data.memo import memo
 from rank_xmodal.data.tokens import Tokens
 from rank_xmodal.lists.bags import Bag, TokenTable
 
-_BLOCK = 64  # candidates projected at a time
+_BLOCK = 64  # candidates projected at a time: an image's cells may take a quarter of a megabyte
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class ListTokens:
         return LocalBatch(self.queries.take(query_row), found, place, self.at is not None)
 
 
+def _which(data: EmbeddingSet) -> Hashable:
+    """Tell the tokens of sets apart; a cut has those of the whole."""
+    whole = data.whole
+    return str(whole.root), str(whole.meta.get("tokens"))
+
+
+@memo(most=2, of=_which)  # each mapping of a file counts its pages in memory anew
 def tables_of(data: EmbeddingSet) -> tuple[TokenTable, TokenTable]:
     """Return the tables of images and of texts, memory-mapped.
 
