@@ -48,8 +48,8 @@ class LocalSettings(ListSettings):
 
     objective: str = Field("softmax", description="in a batch of pairs: a loss of lists, or max_of_hinges")
     width: int = Field(128, ge=1, le=65_536, description="that words and cells are mapped to")
-    steps: int = Field(500, ge=0, description="of the training")
-    batch_size: int = Field(128, ge=2, description="pairs in a step")
+    steps: int = Field(600, ge=0, description="of the training")
+    batch_size: int = Field(64, ge=2, description="pairs in a step")
     lr: float = Field(2e-3, gt=0, le=100, description="largest of the schedule")
     weight_decay: float = Field(0.1, ge=0, le=10_000, description="AdamW's, times the learning rate")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of a token's entries left out in training")

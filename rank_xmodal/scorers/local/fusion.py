@@ -79,7 +79,6 @@ class FusionSettings(LocalSettings):
 
     blocks: int = Field(2, ge=1, le=100, description="of cross-attention")
     heads: int = Field(4, ge=1, le=1_000, description="of attention in a block")
-    batch_size: int = Field(64, ge=2, description="pairs in a step")
     lr: float = Field(1e-3, gt=0, le=100, description="largest of the schedule")
 
     @model_validator(mode="after")

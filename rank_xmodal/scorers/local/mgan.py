@@ -78,7 +78,6 @@ def interaction(
 class MganSettings(ViewsSettings):
     """Which levels there are, and what the middle one is."""
 
-    batch_size: int = Field(64, ge=2, description="pairs in a step")
     levels: tuple[Level, ...] = Field(("views", "tokens", "whole"), min_length=1, description="what is compared")
     interaction: bool = Field(True, description="tokens attend to each other; else each looks for its best")
 

@@ -139,7 +139,6 @@ def by_lists(
 class ScanSettings(LocalSettings):
     """Who looks for whom, how sharply, and what counts of what is found."""
 
-    batch_size: int = Field(64, ge=2, description="pairs in a step")
     way: Way = Field("both", description="who looks: words for cells, cells for words, or both")
     pooling: Literal["lse", "mean"] = Field("mean", description="of the cosines with what is found")
     word_sharpness: float = Field(9.0, gt=0, le=50, description="of a word's attention; lambda 1 of the paper")

@@ -19,14 +19,16 @@ from rank_xmodal.scorers.local.heads import HEADS
 from rank_xmodal.scorers.projections.base import Projection
 
 DOCS = Path(__file__).parents[3] / "docs"
+HEAD = {"width": 16, "steps": 10, "batch_size": 16, "folds": 2}
 QUICK = {
     "context_aware": {"epochs": 2},
     "allrank": {"epochs": 1, "pool": "all", "layers": 1},
     "dcca": {"epochs": 3, "hidden": 32},
     "cmpm": {"epochs": 3},
     "vsepp": {"epochs": 3},
-    **{name: {"width": 16, "steps": 10, "batch_size": 16, "folds": 2} for name in HEADS},
-    "fusion": {"width": 16, "steps": 10, "batch_size": 16, "folds": 2, "blocks": 1, "heads": 1},
+    **dict.fromkeys(HEADS, HEAD),
+    "fusion": {**HEAD, "blocks": 1, "heads": 1},
+    "sgraf": {**HEAD, "similarity_width": 8},
     "blip_itm": {"top": 1},
     "remote": {"top": 1},
 }
