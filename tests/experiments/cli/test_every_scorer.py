@@ -150,12 +150,15 @@ def test_lists_of_ones_own_are_refused_where_they_are_of_no_use(run, place, tmp_
 def test_the_guide_to_extending_makes_a_scorer_that_does_everything(run, place, tmp_path, capsys, monkeypatch):
     """The page's own code, registered from outside of the package."""
     text = (DOCS / "extending.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
-    assert len(code.splitlines()) <= 40
-    (tmp_path / "whitened.py").write_text(code)
+    whitened, weakest_word = re.findall(r"```python\n(.*?)```", text, re.S)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_SCORERS", dict(registry._SCORERS))
-    scorers.register(importlib.import_module("whitened").Whitened)
+    for code, module, name in ((whitened, "whitened", "Whitened"), (weakest_word, "weakest_word", "WeakestWord")):
+        assert len(code.splitlines()) <= 40
+        (tmp_path / f"{module}.py").write_text(code)
+        scorers.register(getattr(importlib.import_module(module), name))
+    (tmp_path / "head").mkdir()
+    road(run, place, tmp_path / "head", capsys, "weakest_word", *settings("late_interaction"))
     report = road(run, place, tmp_path, capsys, "whitened", "--set", "device=cpu")
     assert report["ranker"]["R@1"] > 0.1, "chance is 0.005"
     (tmp_path / "my-study.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.S).group(1))

@@ -33,6 +33,7 @@ QUICK = {
     "context_aware": {"epochs": 2, "batch_size": 32},
     "allrank": {"epochs": 1, "batch_size": 32},
     **dict.fromkeys(HEADS, SMALL_HEAD),
+    "sgraf": {**SMALL_HEAD, "similarity_width": 16, "batch_size": 32},
     "blip_itm": {"top": 2},
     "remote": {"top": 2},
 }
