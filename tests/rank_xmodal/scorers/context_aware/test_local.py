@@ -93,7 +93,7 @@ def test_each_training_list_is_scored_by_heads_that_have_not_met_it(corpus, with
 def test_heads_that_have_met_their_lists_look_better_than_they_are(corpus, with_tokens):
     """What cross-fitting is for."""
     parts = parts_of(corpus, with_tokens)
-    everything = replace(with_tokens, meta={**with_tokens.meta, "fingerprint": "all of it"}, root=None,
+    everything = replace(with_tokens, meta={**with_tokens.meta, "fingerprint": "tokens, all"}, root=None,
                          kept=None, cut_of=with_tokens)  # fmt: skip
     losses = []
     for some in (parts, [replace(part, knows=everything) for part in parts]):
