@@ -138,7 +138,8 @@ class Remote(Scorer):
 def _is_http(url: str) -> bool:
     try:
         found = urlsplit(url)
-        return found.scheme in ("http", "https") and bool(found.hostname) and found.port != 0
+        # What can't be printed would reach the terminal in a warning.
+        return found.scheme in ("http", "https") and bool(found.hostname) and found.port != 0 and url.isprintable()
     except ValueError:  # a port that is no number, half a bracket
         return False
 

@@ -243,6 +243,7 @@ def test_the_key_is_sent_and_never_written(rerank_server, images, tmp_path, monk
         ({"url": f"{KEY}"}, "url: must be an address"),
         ({"url": f"http://127.0.0.1:{KEY}/"}, "url: must be an address"),
         ({"url": f"http://[{KEY}/"}, "url: must be an address"),
+        ({"url": f"http://127.0.0.1/\x1b[2J{KEY}"}, "url: must be an address"),
         ({"key_from": KEY}, "key_from: must be the name of an environment variable in capitals"),
     ],
 )
