@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from rank_xmodal.data.kept_fits import kept_fit
 from rank_xmodal.data.memo import memo
 from rank_xmodal.errors import UserError, did_you_mean
 from rank_xmodal.evaluation.judging import mean
+from rank_xmodal.files import sha256
 from rank_xmodal.lists.bags import Bag
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors
@@ -260,7 +262,11 @@ def _network(kind: type[Local], settings: LocalSettings, state: dict[str, Tensor
     return network
 
 
-@memo(most=16)  # for the next loss or direction
+def _tokens_of(data: EmbeddingSet) -> str:
+    return str((data.whole.meta.get("tokens") or {}).get("fingerprint"))
+
+
+@memo(most=16, of=lambda data: (data.fingerprint, _tokens_of(data)))  # for the next loss or direction
 def _trained(data: EmbeddingSet, kind: type[Local], values: str, seed: int, device: str) -> dict[str, Tensor]:
     """Return the tensors of a head trained on a split train."""
     settings = kind.Settings.checked(json.loads(values), kind.name)
@@ -274,5 +280,6 @@ def _trained(data: EmbeddingSet, kind: type[Local], values: str, seed: int, devi
         network.requires_grad_(False)
         return {name: value.detach() for name, value in network.state_dict().items()}
 
-    tokens = data.whole.meta["tokens"].get("fingerprint")
-    return kept_fit(data, [kind.name, values, seed, tokens], Path(__file__).parent, device, make)
+    own = sha256(Path(inspect.getfile(kind)).read_bytes())  # a head of another package lies elsewhere
+    what = [kind.name, own, values, seed, _tokens_of(data)]
+    return kept_fit(data, what, Path(__file__).parent, device, make)

@@ -1,13 +1,16 @@
 """Training a head on pairs, and what it is then allowed to say on lists."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from rank_xmodal import losses, scorers
 from rank_xmodal.data import kept_fits
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.tokens import Tokens, write_tokens
 from rank_xmodal.errors import UserError
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.list_tokens import ListTokens, tables_of
@@ -26,9 +29,15 @@ CPU = torch.device("cpu")
 QUICK = {"width": 16, "steps": 40, "lr": 1e-2, "batch_size": 32, "dropout": 0.1, "without": 0.1, "device": "cpu"}
 
 
+def quick(name, **values):
+    """Return a head that is trained in a moment."""
+    small = {"similarity_width": 16} if name == "sgraf" else {}
+    return scorers.get(name, **{**QUICK, **small, **values})
+
+
 def head_of(data, name="late_interaction", seed=0, **values):
     """Return an untrained head for a set's tokens."""
-    scorer = scorers.get(name, **{**QUICK, **values})
+    scorer = quick(name, **values)
     images, texts = tables_of(data)
     torch.manual_seed(seed)
     return type(scorer).head(images.width, texts.width, scorer.settings)
@@ -132,7 +141,7 @@ def test_lists_and_the_grid_see_the_same_pairs(with_tokens, name, direction):
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
 def test_projected_once_it_scores_the_same(with_tokens, name, direction):
-    scorer = scorers.get(name, **QUICK)
+    scorer = quick(name)
     scorer.trained_on(with_tokens, direction, 0, CPU)
     lists = tensors(with_tokens, direction)
     once = score_lists(scorer, lists)
@@ -145,7 +154,7 @@ def test_projected_once_it_scores_the_same(with_tokens, name, direction):
 
 def test_padding_changes_no_other_score(with_tokens):
     for name in HEADS:
-        scorer = scorers.get(name, **QUICK)
+        scorer = quick(name)
         scorer.trained_on(with_tokens, "t2i", 0, CPU)
         lists = tensors(with_tokens)
         tokens = ListTokens.of(with_tokens, "t2i", CPU)
@@ -201,6 +210,35 @@ def test_heads_are_kept_beside_the_set(with_tokens, tmp_path, monkeypatch):
     monkeypatch.setattr(kept_fits, "digest_of", lambda code: "another version")
     base._trained.__wrapped__(data, kind, values, 0, "cpu")
     assert len(made) == 3
+
+
+def test_a_set_that_was_given_other_tokens_gets_another_head(with_tokens, tmp_path):
+    """In one process, too: the embeddings, and so their fingerprint, are the same."""
+    shutil.copytree(with_tokens.root, tmp_path / "set")
+    data = EmbeddingSet.open(tmp_path / "set")
+    kind, values = HEADS["late_interaction"], json.dumps({**QUICK, "steps": 2})
+    first = base._trained(data, kind, values, 0, "cpu")
+    old = Tokens.open(data)
+    shape = (*old.image.shape[:2], *old.dims)
+    turned = [np.array(old.image)[:, :, ::-1]]
+    other = write_tokens(data, turned, [np.array(old.text)], np.array(old.offsets), shape, {"normalised": False})
+    assert other.fingerprint == data.fingerprint
+    second = base._trained(other, kind, values, 0, "cpu")
+    assert not torch.equal(first["image.mean"], second["image.mean"])
+    torch.testing.assert_close(first["image.mean"].flip(0), second["image.mean"])
+
+
+def test_an_edited_head_of_ones_own_is_trained_again(with_tokens, tmp_path, monkeypatch):
+    made = []
+    real = base.train_head
+    monkeypatch.setattr(base, "train_head", lambda *of: (made.append(1), real(*of)))
+    file = tmp_path / "own.py"
+    monkeypatch.setattr(base.inspect, "getfile", lambda kind: str(file))
+    for text, trainings in (("one", 1), ("one", 1), ("two", 2)):
+        file.write_text(text)
+        values = json.dumps({**QUICK, "steps": 3, "width": 4})
+        base._trained.__wrapped__(with_tokens, HEADS["pool"], values, 0, "cpu")
+        assert len(made) == trainings
 
 
 def test_lists_without_folds_are_refused(with_tokens):
