@@ -188,7 +188,9 @@ def _training_tensors(
     bank = np.asarray(data.queries(direction)[choose_bank(part.knows, direction, seed=seed)])
     tensors = Stack(stack.scorer, bank, base).tensors(data, part.lists, device)
     if stack.scorer.out_of_fold is not None:
-        tensors = replace(tensors, features=stack.scorer.held_out_features(part.knows, direction, tensors, seed))
+        # Lists that bring their features are scored by these: nobody looks at tokens again.
+        found = stack.scorer.held_out_features(part.knows, direction, tensors, seed)
+        tensors = replace(tensors, features=found, tokens=None)
     return tensors
 
 

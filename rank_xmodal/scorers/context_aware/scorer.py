@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -136,7 +137,8 @@ class ContextAware(ListTrained):
         self, knows: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int
     ) -> torch.Tensor:
         """Return the features of training lists, (Q, L, F), by scores fitted on what `knows` has as train."""
-        found = held_out_features(Evidence.fit(knows, direction, seed, lists.rows.device), lists)
+        evidence = Evidence.fit(knows, direction, seed, lists.rows.device)
+        found = held_out_features(evidence, replace(lists, tokens=None))  # tokens are for the heads alone
         heads = (head.held_out_features(knows, direction, lists, seed) for head in self._heads())
         return torch.cat([found, *heads], -1)
 
