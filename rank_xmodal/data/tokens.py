@@ -55,20 +55,6 @@ class Tokens:
         """Number of cells of an image."""
         return int(self.image.shape[1])
 
-    @property
-    def longest(self) -> int:
-        """Number of words of the longest caption."""
-        return int(np.diff(self.offsets).max())
-
-    def words(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the words of captions, padded with 0, and where there are any: (n,) -> (n, T, d_t), bool (n, T)."""
-        rows = np.asarray(rows)
-        counts = self.offsets[rows + 1] - self.offsets[rows]
-        inside = np.arange(int(counts.max(initial=0)))[None] < counts[:, None]
-        found = np.zeros((*inside.shape, self.text.shape[1]), dtype=np.float16)
-        found[inside] = self.text[np.concatenate([np.arange(self.offsets[r], self.offsets[r + 1]) for r in rows])]
-        return found, inside
-
     @classmethod
     def open(cls, data: EmbeddingSet) -> Tokens:
         """Open the tokens of a set; the first time in a process they are compared with their fingerprint.

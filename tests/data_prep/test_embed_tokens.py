@@ -16,6 +16,7 @@ from data_prep.local import LocalEncoder
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.data.tokens import Tokens, write_tokens
 from rank_xmodal.errors import UserError
+from rank_xmodal.lists.bags import TokenTable
 from rank_xmodal.training.crossfit import inner_folds
 
 
@@ -38,9 +39,10 @@ def test_tokens_stand_beside_the_embeddings(corpus, encoder, made, said):
     assert tokens.facts["path"] == "values"
     texts = made.texts["text"].tolist()
     found = local.texts(texts)
-    words, inside = tokens.words(np.arange(len(texts)))
+    bag = TokenTable.of_texts(tokens.text, tokens.offsets).take(torch.arange(len(texts)))
+    words, inside = bag.values.numpy(), bag.mask.numpy()
     assert inside.sum(1).tolist() == [len(part) for part in found.parts]
-    assert tokens.longest == inside.shape[1]
+    assert np.diff(tokens.offsets).max() == inside.shape[1]
     for row, part in enumerate(found.parts):
         np.testing.assert_allclose(words[row][inside[row]], part.numpy(), atol=2e-3)
         assert (words[row][~inside[row]] == 0).all()
@@ -86,8 +88,8 @@ def test_features_keep_their_two_widths_and_their_lengths(corpus, uneven, tmp_pa
     np.testing.assert_allclose(
         tokens.text, torch.cat(local.texts(made.texts["text"].tolist()).parts).numpy(), rtol=2e-3, atol=1e-3
     )
-    words, inside = tokens.words(np.array([3]))
-    assert words.shape == (1, int(inside.sum()), 48)
+    bag = TokenTable.of_texts(tokens.text, tokens.offsets).take(torch.tensor([3]))
+    assert bag.values.shape == (1, int(bag.mask.sum()), 48)
     size = 2 * (tokens.image.size + tokens.text.size)
     assert f"10 images x 16 cells, 128 wide, {len(tokens.text)} words, 48 wide: {size / 1e6:,.1f} MB" in said
 

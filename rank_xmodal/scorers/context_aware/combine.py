@@ -12,7 +12,7 @@ from rank_xmodal import losses
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.metrics.mrr import mrr
 from rank_xmodal.scorers.context_aware.evidence import Evidence
-from rank_xmodal.scorers.context_aware.features import centred
+from rank_xmodal.scorers.context_aware.features import centred_and_deviation
 from rank_xmodal.scorers.context_aware.solve import (
     Lists,
     Loss,
@@ -84,8 +84,7 @@ def combine(
     kept : dict of str to bool
         The features' names in their order, and which are looked at.
     """
-    z = centred(features, mask := labels >= 0)
-    deviation = (z.square().sum(1) / mask.sum(1, keepdim=True).clamp(min=1)).sqrt().mean(0).clamp(min=1e-8)
+    z, deviation = centred_and_deviation(features, labels >= 0)
     unit = torch.tensor([*kept.values()]) / deviation
     z *= unit
     held = Lists(z, z[..., 0], labels, fold, group)

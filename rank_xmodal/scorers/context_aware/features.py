@@ -41,6 +41,12 @@ def centred(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(kept, features - centre, 0.0)
 
 
+def centred_and_deviation(features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features as `centred` does, and each one's standard deviation in a list, its mean over the lists, (F,)."""
+    z = centred(features, mask)
+    return z, (z.square().sum(1) / mask.sum(1, keepdim=True).clamp(min=1)).sqrt().mean(0).clamp(min=1e-8)
+
+
 def penalties(neighbour_cosine: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return what CSLS and the inverted softmax take off a cosine, each centred in its list, (B, L, k) -> (B, L, 2).
 

@@ -30,7 +30,7 @@ from rank_xmodal.lists.scoring import HeldOut, score_lists
 from rank_xmodal.retrieval.query_bank import query_groups
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.context_aware.combine import solved
-from rank_xmodal.scorers.context_aware.features import centred
+from rank_xmodal.scorers.context_aware.features import centred, centred_and_deviation
 from rank_xmodal.scorers.context_aware.solve import Lists, temperature
 from rank_xmodal.scorers.local.fit import HINGE, train_head
 from rank_xmodal.scorers.local.network import LocalNetwork
@@ -46,7 +46,7 @@ _SEEN = 2_000  # training lists that the loss is told of
 
 
 class LocalSettings(ListSettings):
-    """How a head is trained on pairs (objective to clip), and weighed on lists."""
+    """How a head is trained on pairs (objective to without), and weighed on lists."""
 
     objective: str = Field("softmax", description="in a batch of pairs: a loss of lists, or max_of_hinges")
     width: int = Field(128, ge=1, le=65_536, description="that words and cells are mapped to")
@@ -243,8 +243,7 @@ def _weights(lists: ListTensors, group: np.ndarray, settings: LocalSettings) -> 
         raise UserError("no training list holds both a relevant and a non-relevant candidate. Give train more items.")
     labels, feature = lists.labels.cpu()[taught], lists.features.cpu()[taught]
     mask = labels >= 0
-    z = centred(feature, mask)
-    deviation = (z.square().sum(1) / mask.sum(1, keepdim=True)).sqrt().mean(0).clamp(min=1e-8)
+    z, deviation = centred_and_deviation(feature, mask)
     base = centred(lists.cosine.cpu()[taught][..., None], mask)[..., 0]
     at = taught.numpy()
     held = Lists(z / deviation, base, labels, lists.fold.cpu().numpy()[at], group[lists.query_row.cpu().numpy()[at]])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rank_xmodal.lists.bags import Bag
 from rank_xmodal.scorers.local.base import Local, LocalSettings
-from rank_xmodal.scorers.local.network import LocalNetwork
+from rank_xmodal.scorers.local.network import LocalNetwork, masked_mean, masked_softmax
 from rank_xmodal.scorers.local.pairing import Pairing
 
 Pooling = Literal["max", "soft", "lse", "mean"]
@@ -38,8 +38,7 @@ def pooled(products: Tensor, mask: Tensor, pooling: Pooling, sharpness: float | 
     if pooling == "mean":
         return (products * mask).sum(-1) / count
     if pooling == "soft":
-        share = (products * sharpness).masked_fill(~mask, torch.finfo(products.dtype).min).softmax(-1)
-        return (share * products.masked_fill(~mask, 0.0)).sum(-1)
+        return (masked_softmax(products * sharpness, mask) * products).sum(-1)
     return (torch.logsumexp((products * sharpness).masked_fill(~mask, -torch.inf), -1) - count.log()) / sharpness
 
 
@@ -66,10 +65,10 @@ def late_interaction(
     found = []
     if way != "cells":
         best = pooled(products, cells[..., None, :], pooling, sharpness)
-        found.append(torch.where(words, best, 0.0).sum(-1) / words.sum(-1).clamp(min=1))
+        found.append(masked_mean(best, words))
     if way != "words":
         best = pooled(products.transpose(-1, -2), words[..., None, :], pooling, sharpness)
-        found.append(torch.where(cells, best, 0.0).sum(-1) / cells.sum(-1).clamp(min=1))
+        found.append(masked_mean(best, cells))
     return sum(found[1:], found[0]) / len(found)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from rank_xmodal.lists.bags import Bag
 from rank_xmodal.scorers.local.base import Local
 from rank_xmodal.scorers.local.late_interaction import late_interaction
-from rank_xmodal.scorers.local.network import LocalNetwork, mean_of, unit
+from rank_xmodal.scorers.local.network import LocalNetwork, masked_mean, masked_softmax, mean_of, unit
 from rank_xmodal.scorers.local.pairing import Pairing
-from rank_xmodal.scorers.local.pool import masked_softmax
+from rank_xmodal.scorers.local.scan import cosine_with
 from rank_xmodal.scorers.local.views import MultiView, ViewsSettings, best_view
 
 Level = Literal["views", "tokens", "whole"]
@@ -26,26 +26,24 @@ _SHORTEST = 1e-4  # of an attended vector; shorter ones count as this long, so t
 
 
 def attended(products: Tensor, gram: Tensor, mask: Tensor, sharpness: float | Tensor) -> Tensor:
-    """Return each token's cosine with what it attends to on the other side, (..., T, P) -> (..., T).
+    """Return each token's cosine with what it attends to on the other side, (B, L, T, P) -> (B, L, T).
 
     Token t looks at ``c_t = sum_p a_tp y_p`` with ``a_tp = softmax_p(s x_t y_p)``. Its cosine with that needs no c_t:
     ``x_t c_t = sum_p a_tp x_t y_p`` and ``|c_t|^2 = a_t^T Y Y^T a_t``.
 
     Parameters
     ----------
-    products : Tensor (..., T, P)
+    products : Tensor (B, L, T, P)
         x_t y_p, all of length 1.
-    gram : Tensor (..., P, P), broadcasts
+    gram : Tensor (B, L, P, P), broadcasts
         Y Y^T, the other side's products with themselves.
-    mask : Tensor (..., P), bool, broadcasts
+    mask : Tensor (B, L, P), bool, broadcasts
         Where there is a token of the other side; without any the cosine is 0.
     sharpness : float
         s.
     """
     weights = masked_softmax(products * sharpness, mask[..., None, :])
-    # einsum keeps what broadcasts as it is, where a product of matrices would copy it for every pair
-    squared = (torch.einsum("blij,bljk->blik", weights, gram) * weights).sum(-1)
-    return (weights * products).sum(-1) / squared.clamp(min=_SHORTEST**2).sqrt()
+    return cosine_with(products, weights, gram, _SHORTEST)
 
 
 def interaction(
@@ -69,10 +67,7 @@ def interaction(
     """
     by_word = attended(products, cell_gram, cells, sharpness)
     by_cell = attended(products.transpose(-1, -2), word_gram, words, sharpness)
-    found = [
-        (cosine * there).sum(-1) / there.sum(-1).clamp(min=1) for cosine, there in ((by_word, words), (by_cell, cells))
-    ]
-    return (found[0] + found[1]) / 2
+    return (masked_mean(by_word, words) + masked_mean(by_cell, cells)) / 2
 
 
 class MganSettings(ViewsSettings):

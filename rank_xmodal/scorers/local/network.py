@@ -132,3 +132,20 @@ class LocalNetwork(nn.Module):
 def unit(tokens: Bag) -> Bag:
     """Bring tokens to length 1."""
     return Bag(F.normalize(tokens.values, dim=-1), tokens.mask, tokens.whole)
+
+
+def masked_softmax(logits: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """Return the softmax along `dim` of what the mask lets in, 0 elsewhere, and 0 where it lets nothing in.
+
+    Parameters
+    ----------
+    logits : Tensor (...)
+    mask : Tensor, bool, broadcasts to the logits
+    """
+    lowest = torch.finfo(logits.dtype).min  # unlike -inf, it leaves no NaN where all is masked
+    return logits.masked_fill(~mask, lowest).softmax(dim) * mask
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over the last axis of what the mask lets in, (..., T) -> (...); 0 where it lets nothing in."""
+    return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)

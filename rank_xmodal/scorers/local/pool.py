@@ -13,25 +13,13 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rank_xmodal.lists.bags import Bag
 from rank_xmodal.scorers.local.base import Local, LocalSettings
-from rank_xmodal.scorers.local.network import LocalNetwork
+from rank_xmodal.scorers.local.network import LocalNetwork, masked_softmax
 from rank_xmodal.scorers.local.pairing import Pairing
 
 Pooling = Literal["gpo", "mean", "max", "kmax"]
 
 _STATE = 32  # of a position's encoding and of the GRU; the paper's
 _TEMPERATURE = 0.1  # of the softmax over the positions; the paper's
-
-
-def masked_softmax(logits: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
-    """Return the softmax along `dim` of what the mask lets in, 0 elsewhere, and 0 where it lets nothing in.
-
-    Parameters
-    ----------
-    logits : Tensor (...)
-    mask : Tensor, bool, broadcasts to the logits
-    """
-    lowest = torch.finfo(logits.dtype).min  # unlike -inf, it leaves no NaN where all is masked
-    return logits.masked_fill(~mask, lowest).softmax(dim) * mask
 
 
 def sinusoids(length: int, width: int) -> Tensor:
@@ -98,7 +86,7 @@ class PositionWeights(nn.Module):
     """Position weights from a GRU over encodings of the positions, as many as an item has tokens.
 
     ``w = softmax(u^T h / 0.1)`` with h the mean of both directions' states. The vector u starts at 0, so all weights of
-    an item start equal: the pooling begins as the mean, in which the warm-up has trained the maps.
+    an item start equal: the pooling begins as the mean.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rank_xmodal.lists.bags import Bag
 from rank_xmodal.scorers.local.base import Local, LocalSettings
 from rank_xmodal.scorers.local.late_interaction import Way
-from rank_xmodal.scorers.local.network import LocalNetwork, unit
+from rank_xmodal.scorers.local.network import LocalNetwork, masked_mean, unit
 from rank_xmodal.scorers.local.pairing import OfLists, Pairing
 
 _SHORT = 1e-3  # shorter vectors are not brought to length 1: what is left of them are rounding errors
@@ -68,15 +68,30 @@ def context_cosine(products: Tensor, others: Tensor, sharpness: float, *, grams:
     sharpness : float
         See `attention`.
     """
-    return _cosine(products, attention(products, sharpness), others, sharpness, grams)
+    return cosine_with(products, attention(products, sharpness), others, _least(sharpness), grams=grams)
 
 
-def _cosine(products: Tensor, weights: Tensor, others: Tensor, sharpness: float, grams: bool) -> Tensor:
+def cosine_with(products: Tensor, weights: Tensor, others: Tensor, least: float, *, grams: bool = True) -> Tensor:
+    """Return the cosine of each token with the weighted sum of the others, (B, L, T); see `context_cosine`.
+
+    Parameters
+    ----------
+    products, weights : Tensor (B, L, T, P)
+        The weights are 0, or the others are, where there is no other.
+    others : Tensor
+        As `context_cosine` takes them.
+    least : float
+        A shorter sum counts as this long, so that the gradient stays finite.
+    grams : bool
+    """
     found = _like(weights, others) if grams else for_pairs(weights, others)
     squared = (found * weights).sum(-1) if grams else found.square().sum(-1)
-    # No weight is smaller than exp(-s / 2). Contexts that cancel out have rounding errors of a length.
-    least = (_SHORT * math.exp(-sharpness / 2)) ** 2
-    return ((products * weights).sum(-1) * squared.clamp(min=least).rsqrt()).clamp(-1, 1)
+    return ((products * weights).sum(-1) * squared.clamp(min=least**2).rsqrt()).clamp(-1, 1)
+
+
+def _least(sharpness: float) -> float:
+    """Return the length below which a context of `attention` is made of rounding errors: parts that cancel out."""
+    return _SHORT * math.exp(-sharpness / 2)  # no weight is smaller than the second factor
 
 
 def for_pairs(weights: Tensor, tokens: Tensor) -> Tensor:
@@ -185,7 +200,7 @@ class _Look(nn.Module):
 
     def _pooled(self, cosines: Tensor, mask: Tensor) -> Tensor:
         if self.lse is None:
-            return torch.where(mask, cosines, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+            return masked_mean(cosines, mask)
         return (cosines * self.lse).masked_fill(~mask, -torch.inf).logsumexp(-1) / self.lse
 
     def forward(
@@ -215,13 +230,15 @@ class _Look(nn.Module):
         self, gate: _Gate, grams: bool, products: Tensor, mask: Tensor, seen: Tensor, tokens: Tensor, values: Tensor,
         there: Tensor,
     ) -> Tensor:  # fmt: skip
-        weights = attention(products, self.sharpness)
-        total = self._pooled(_cosine(products, weights, seen, self.sharpness, grams), mask)
+        weights, least = attention(products, self.sharpness), _least(self.sharpness)
+        total = self._pooled(cosine_with(products, weights, seen, least, grams=grams), mask)
         for _ in range(self.hops - 1):
             tokens = gate(tokens, contexts(weights, values, there)) * mask[..., None]
             products = for_pairs(tokens, values.transpose(2, 3))
             weights = attention(products, self.sharpness)
-            total = total + self._pooled(_cosine(products, weights, seen, self.sharpness, grams), mask)
+            total = total + self._pooled(
+                cosine_with(products, weights, seen, _least(self.sharpness), grams=grams), mask
+            )
         return total / self.hops
 
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from rank_xmodal.lists.bags import Bag
 from rank_xmodal.scorers.local.base import Local, LocalSettings
-from rank_xmodal.scorers.local.network import LocalNetwork
+from rank_xmodal.scorers.local.network import LocalNetwork, masked_softmax
 from rank_xmodal.scorers.local.pairing import Pairing
-from rank_xmodal.scorers.local.pool import masked_softmax
 
 _START = 0.1  # deviation of the logits at the start
 
@@ -67,8 +66,8 @@ def best_view(views: Tensor, captions: Tensor, pairing: Pairing) -> Tensor:
 class Summary(nn.Module):
     """Views of each item's tokens, (n, P, k) -> (n, K, k), by logits that a linear map makes of each token.
 
-    The map starts small, so every view starts near the mean of the tokens, in which the warm-up has trained the maps;
-    but not at 0, where all views would be the same, and would learn the same.
+    The map starts small, so every view starts near the mean of the tokens; but not at 0, where all views would be the
+    same, and would learn the same.
 
     Parameters
     ----------
