@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from rank_xmodal.evaluation.judging import per_query
+from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors, ScoresLists
 from rank_xmodal.retrieval.gallery import RankedGallery
 
 
+@torch.no_grad()
+def over_batches(tensors: ListTensors, function: Callable[[ListBatch], torch.Tensor], size: int = 64) -> torch.Tensor:
+    """Return what a function of a batch makes of every list, (Q, ...) where the lists are; 64 at a time stay cached."""
+    indices = torch.arange(len(tensors), device=tensors.rows.device).split(size)
+    return torch.cat([function(tensors.batch(index)[0]) for index in indices])
+
+
 @torch.inference_mode()
 def score_lists(scorer: ScoresLists, tensors: ListTensors, batch_size: int = 64) -> torch.Tensor:
-    """Score every list, (Q, L) float32 on the CPU; 64 at a time stay in the cache."""
+    """Score every list, (Q, L) float32 on the CPU."""
     if scorer.needs.content:  # it cuts the work for itself, and says once what it could not score
         batch_size = max(len(tensors), 1)
-    tensors, parts = tensors.projected_by(scorer), []
-    for index in torch.arange(len(tensors), device=tensors.rows.device).split(batch_size):
-        batch, _ = tensors.batch(index)
-        parts.append(scorer.score(batch).float().cpu())
-    return torch.cat(parts)
+    return over_batches(tensors.projected_by(scorer), lambda batch: scorer.score(batch).float().cpu(), batch_size)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from rank_xmodal import losses
+from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.lists.scoring import over_batches
 from rank_xmodal.metrics.mrr import mrr
 from rank_xmodal.scorers.context_aware.evidence import Evidence
 from rank_xmodal.scorers.context_aware.features import centred_and_deviation
@@ -52,14 +54,14 @@ class Combination:
     penalty: float
 
 
-def held_out_features(evidence: Evidence, lists: ListTensors, size: int = 64) -> Tensor:
+def held_out_features(evidence: Evidence, lists: ListTensors) -> Tensor:
     """Return the features of lists, (Q, L, F)."""
-    lists, parts = lists.projected_for(evidence.of_candidates), []
-    for index in torch.arange(len(lists), device=lists.rows.device).split(size):
-        batch, _ = lists.batch(index)
+
+    def features(batch: ListBatch) -> Tensor:
         assert batch.projected is not None
-        parts.append(evidence.features(batch.query, batch.candidates, batch.projected))
-    return torch.cat(parts)
+        return evidence.features(batch.query, batch.candidates, batch.projected)
+
+    return over_batches(lists.projected_for(evidence.of_candidates), features)
 
 
 def combine(

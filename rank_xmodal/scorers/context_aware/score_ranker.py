@@ -16,6 +16,7 @@ from rank_xmodal.scorers.context_aware.combine import Combination
 from rank_xmodal.scorers.context_aware.evidence import FEATURES, Evidence
 from rank_xmodal.scorers.context_aware.features import centred
 from rank_xmodal.scorers.context_aware.ranker import EncoderLayer, encoded
+from rank_xmodal.scorers.local.base import FEATURES as OF_A_HEAD
 from rank_xmodal.scorers.local.base import Local
 from rank_xmodal.training.loop import Network
 
@@ -70,7 +71,7 @@ class ScoreRanker(Network):
         self.needs = Needs(candidates=True, lists=True, tokens=bool(config.local))
         self.evidence: Evidence | None = None
         self.heads: tuple[Local, ...] = ()
-        count = len(config.features) + len(config.local)
+        count = len(config.features) + len(OF_A_HEAD) * len(config.local)
         self.penalty = float("inf")
         self.register_buffer("weight", torch.zeros(count))
         self.register_buffer("unit", torch.ones(count))
@@ -116,8 +117,8 @@ class ScoreRanker(Network):
             found = evidence.features(batch.query, batch.candidates, alone)
             for place, head in enumerate(self.heads):
                 assert batch.tokens is not None
-                own = head.similarity(batch.tokens, place if batch.tokens.projected else 0)
-                found = torch.cat([found, own[..., None]], -1)
+                own = head.features(batch.tokens, place if batch.tokens.projected else 0)
+                found = torch.cat([found, own], -1)
         return centred(found, batch.mask)
 
     def forward(self, batch: ListBatch) -> torch.Tensor:

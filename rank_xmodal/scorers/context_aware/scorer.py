@@ -22,6 +22,7 @@ from rank_xmodal.scorers.context_aware.ranker import ALL_BLOCKS, LEAN_BLOCKS, Bl
 from rank_xmodal.scorers.context_aware.score_ranker import ScoreRanker, ScoreRankerConfig
 from rank_xmodal.scorers.context_aware.solve import any_on_top
 from rank_xmodal.scorers.list_trained import PAPER, SMALL, ListTrained, ListTrainedSettings
+from rank_xmodal.scorers.local.base import FEATURES as OF_A_HEAD
 from rank_xmodal.scorers.local.base import Local
 from rank_xmodal.scorers.local.heads import HEADS
 from rank_xmodal.training.loop import Network
@@ -139,7 +140,8 @@ class ContextAware(ListTrained):
         """Return the features of training lists, (Q, L, F), by scores fitted on what `knows` has as train."""
         evidence = Evidence.fit(knows, direction, seed, lists.rows.device)
         found = held_out_features(evidence, replace(lists, tokens=None))  # tokens are for the heads alone
-        heads = (head.held_out_features(knows, direction, lists, seed) for head in self._heads())
+        # The hubness of the cosine is known already.
+        heads = (head.held_out_features(knows, direction, lists, seed)[..., 1:] for head in self._heads())
         return torch.cat([found, *heads], -1)
 
     def _heads(self) -> tuple[Local, ...]:
@@ -202,10 +204,11 @@ class ContextAware(ListTrained):
             )
         taught = lists.instructive.cpu()
         group = query_groups(data, direction)[lists.query_row.cpu().numpy()]
+        local = (head + feature for head in self.settings.local for feature in OF_A_HEAD)
         found = combine(
             lists.features.cpu()[taught], lists.labels.cpu()[taught], lists.fold.cpu().numpy()[taught.numpy()],
             group[taught.numpy()], self.settings.loss, super().loss(),
-            {**of_scores(self.settings.scores), **dict.fromkeys(self.settings.local, True)},
+            {**of_scores(self.settings.scores), **dict.fromkeys(local, True)},
         )  # fmt: skip
         heads, device = self._heads(), lists.rows.device
         for head in heads:

@@ -26,12 +26,13 @@ from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.list_tokens import LocalBatch, tables_of
 from rank_xmodal.lists.needs import Needs
-from rank_xmodal.lists.scoring import HeldOut, score_lists
-from rank_xmodal.retrieval.query_bank import query_groups
+from rank_xmodal.lists.scoring import HeldOut, over_batches
+from rank_xmodal.retrieval.query_bank import hubness, query_groups
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.context_aware.combine import solved
 from rank_xmodal.scorers.context_aware.features import centred, centred_and_deviation
 from rank_xmodal.scorers.context_aware.solve import Lists, temperature
+from rank_xmodal.scorers.local.bank import HeadBank
 from rank_xmodal.scorers.local.fit import HINGE, train_head
 from rank_xmodal.scorers.local.network import LocalNetwork
 from rank_xmodal.scorers.local.pairing import OfLists
@@ -41,7 +42,10 @@ from rank_xmodal.training.watch import Watch
 # What decides a head's weights beside the pairs; `loss` and what else is set decide what its score counts.
 _OF_LISTS = {*ListSettings.model_fields, "folds", "residual"}
 
-_HEAD = "head."  # before the names of its tensors
+_HEAD, _BANK = "head.", "bank."  # before the names of tensors
+FEATURES = ("", ", hubness", ", CSLS")
+"""What a head says of a pair: its similarity, the candidate's hubness in it, and the first less half of the second."""
+_SIMILARITY_ALONE = (0.0, 0.0, 1.0, 0.0)
 _SEEN = 2_000  # training lists that the loss is told of
 
 
@@ -71,16 +75,19 @@ class LocalSettings(ListSettings):
 
 
 class Local(Scorer):
-    """``score = a * first-stage score + b * similarity``, the similarity that of a head over words and cells.
+    """``score = w . (first-stage score, its hubness, similarity, its hubness)``, the similarity that of a head.
 
-    The head is trained on pairs, both directions at once. What it may say is decided on training lists out of fold: a
-    head that has seen a list's own pair makes the list look solved, and trained together with the first-stage score it
-    would soon outvote it.
+    The head, over words and cells, is trained on pairs, both directions at once. What it may say is decided on training
+    lists out of fold: a head that has seen a list's own pair makes the list look solved, and trained together with the
+    first-stage score it would soon outvote it.
 
     Attributes
     ----------
     network : LocalNetwork or None
         None before `fit`.
+    bank : HeadBank or None
+        What hubness in the similarity is measured with; None before `fit`.
+    weights : Tensor (4,)
     """
 
     Settings: ClassVar[type[LocalSettings]]
@@ -91,12 +98,14 @@ class Local(Scorer):
         super().__init__(*args, **values)
         self.network: LocalNetwork | None = None
         self.direction: Direction = "t2i"
-        self.weights = torch.tensor([1.0, 1.0])
+        self.bank: HeadBank | None = None
+        self.weights = torch.tensor(_SIMILARITY_ALONE)
 
     @property
     def needs(self) -> Needs:
-        """Tokens, lists and, with residual, the first-stage score."""
-        return Needs(base=self.settings.residual, lists=True, tokens=True)
+        """Tokens, lists and, with residual, the first-stage score and its hubness."""
+        first_stage = self.settings.residual
+        return Needs(base=first_stage, neighbours=first_stage, lists=True, tokens=True)
 
     @property
     def out_of_fold(self) -> int | Literal["auto"] | None:
@@ -106,18 +115,27 @@ class Local(Scorer):
     def held_out_features(
         self, knows: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int
     ) -> torch.Tensor:
-        """Return the similarities of training lists, (Q, L, 1), by a head that was trained on what `knows` has."""
-        other = type(self)(self.settings)
-        other.trained_on(knows, direction, seed, lists.rows.device)
-        other.weights = torch.tensor([0.0, 1.0])
-        return score_lists(other, lists)[..., None].to(lists.rows.device)
+        """Return the features of training lists, (Q, L, 4), by a head that was trained on what `knows` has.
 
-    def trained_on(self, data: EmbeddingSet, direction: Direction, seed: int, device: torch.device) -> None:
+        Hubness of the first-stage score, and `FEATURES`.
+        """
+        other = type(self)(self.settings).trained_on(knows, direction, seed, lists.rows.device)
+
+        def features(batch: ListBatch) -> Tensor:
+            assert batch.tokens is not None
+            own = other.features(batch.tokens)
+            return torch.cat([hubness(batch.neighbour_cosine)[..., None].to(own), own], -1)
+
+        return over_batches(lists.projected_by(other), features)
+
+    def trained_on(self, data: EmbeddingSet, direction: Direction, seed: int, device: torch.device) -> Self:
         """Train the head on the pairs of the split train, or take it up from an earlier time."""
         self.direction = check_direction(direction)
         values = self.settings.model_dump(mode="json", exclude=_OF_LISTS)
         state = _trained(data, type(self), json.dumps(values, sort_keys=True), seed, str(device))
         self.network = _network(type(self), self.settings, state).to(device).eval()
+        self.bank = HeadBank.of(self.network, data, direction, seed, device)
+        return self
 
     def fit(
         self,
@@ -129,7 +147,7 @@ class Local(Scorer):
         seed: int = 0,
         watch: Watch | None = None,
     ) -> Self:
-        """Train the head on all pairs, and solve for the two weights on the held-out lists; see `Scorer.fit`.
+        """Train the head on all pairs, and solve for the weights on the held-out lists; see `Scorer.fit`.
 
         A validation chooses nothing here: the inner folds do.
 
@@ -153,7 +171,7 @@ class Local(Scorer):
         """Return the loss of the weighed scores on training lists, out of fold, and how they do on a validation."""
         assert lists.features is not None
         loss = losses.get(self.settings.loss, **self.settings.loss_params)
-        scores = self._weighed(lists.cosine, lists.features[..., 0])
+        scores = self._weighed(lists.cosine, *lists.features[..., :3].unbind(-1))
         figures = {"epoch": 0, "loss": float(loss(scores[:_SEEN], lists.labels[:_SEEN]))}
         if validation is not None:
             figures |= {f"val_{key}": value for key, value in mean(validation.judge(self)).items()}
@@ -170,12 +188,15 @@ class Local(Scorer):
 
     @torch.no_grad()
     def project_tokens(self, tokens: Bag) -> tuple[Bag, ...]:
-        """Return what the head makes of each candidate's tokens."""
-        return (self._encode(tokens, self.direction == "i2t"),)
+        """Return what the head makes of each candidate's tokens; the last column of `whole` is its hubness."""
+        found = self._encode(tokens, self.direction == "i2t")
+        assert self.bank is not None
+        hub = self.bank.hubness(self._fitted(), found, self.direction)
+        return (Bag(found.values, found.mask, torch.cat([found.whole, hub[:, None]], 1)),)
 
     @torch.no_grad()
-    def similarity(self, batch: LocalBatch, place: int = 0) -> Tensor:
-        """Return the head's own similarity, (B, L) float32; `place` is which of the batch's bags it looks at.
+    def features(self, batch: LocalBatch, place: int = 0) -> Tensor:
+        """Return `FEATURES`, (B, L, 3) float32; `place` is which of the batch's bags it looks at.
 
         Raises
         ------
@@ -184,14 +205,15 @@ class Local(Scorer):
         """
         captions = self.direction == "i2t"
         query = self._encode(batch.queries, not captions)
-        found = batch.candidates[place]
-        candidates = found if batch.projected else self._encode(found, captions)
+        found = batch.candidates[place] if batch.projected else self.project_tokens(batch.candidates[place])[0]
+        candidates = Bag(found.values, found.mask, found.whole[:, :-1])
         images, texts = (query, candidates) if captions else (candidates, query)
-        return self._fitted().match(images, texts, OfLists(self.direction, batch.place)).float()
+        similarity = self._fitted().match(images, texts, OfLists(self.direction, batch.place)).float()
+        hub = found.whole[:, -1][batch.place]
+        return torch.stack([similarity, hub, similarity - hub / 2], -1)
 
-    def _weighed(self, first_stage: Tensor, similarity: Tensor) -> Tensor:
-        own = self.weights[1].to(similarity) * similarity
-        return own + self.weights[0].to(similarity) * first_stage if self.settings.residual else own
+    def _weighed(self, *values: Tensor) -> Tensor:
+        return sum((weight * value for weight, value in zip(self.weights.to(values[0]), values, strict=True)))
 
     def score(self, batch: ListBatch) -> torch.Tensor:
         """Return the weighed scores, (B, L) float32.
@@ -202,7 +224,10 @@ class Local(Scorer):
             If it was not fitted.
         """
         assert batch.tokens is not None
-        return self._weighed(batch.cosine, self.similarity(batch.tokens))
+        own = self.features(batch.tokens)
+        if not self.settings.residual:
+            return own[..., 0]
+        return self._weighed(batch.cosine, hubness(batch.neighbour_cosine), own[..., 0], own[..., 1])
 
     @property
     def config(self) -> dict[str, Any]:
@@ -211,46 +236,54 @@ class Local(Scorer):
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
-        """The head's tensors, and the two weights."""
+        """The head's tensors, its bank's, and the weights."""
         head = {} if self.network is None else self.network.state_dict()
-        return {**{_HEAD + name: value for name, value in head.items()}, "weights": self.weights}
+        bank = {} if self.bank is None else self.bank.state()
+        named = {_HEAD + name: value for name, value in head.items()}
+        return {**named, **{_BANK + name: value for name, value in bank.items()}, "weights": self.weights}
 
     def load(self, config: dict[str, Any], state: dict[str, torch.Tensor]) -> Self:
         """Take over a head; see `Scorer.load`."""
         self.direction = check_direction(config["direction"])
         self.weights = state["weights"]
-        head = {name[len(_HEAD) :]: value for name, value in state.items() if name.startswith(_HEAD)}
+        head, bank = (
+            {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+            for prefix in (_HEAD, _BANK)
+        )
         self.network = _network(type(self), self.settings, head).eval()
+        self.bank = HeadBank.read(bank)
         return self
 
     def to(self, device: torch.device) -> Self:
-        """Move the head."""
-        if self.network is not None:
+        """Move the head and its bank."""
+        if self.network is not None and self.bank is not None:
             self.network.to(device)
+            self.bank = self.bank.to(device)
         return self
 
 
 def _weights(lists: ListTensors, group: np.ndarray, settings: LocalSettings) -> Tensor:
-    """Return the weights (2,) of the first-stage score and of the similarity, solved for on held-out lists.
+    """Return the weights (4,) of first-stage score, similarity and the hubness in each, solved for on held-out lists.
 
-    The similarity's starts at 0 and is penalised, and the inner folds choose how strongly: without evidence a head
-    ranks as the first stage.
+    Those of all but the first start at 0 and are penalised, and the inner folds choose how strongly: without evidence
+    a head ranks as the first stage.
     """
     assert lists.features is not None
     assert lists.fold is not None
     taught = lists.instructive.cpu()
     if not bool(taught.any()):
         raise UserError("no training list holds both a relevant and a non-relevant candidate. Give train more items.")
-    labels, feature = lists.labels.cpu()[taught], lists.features.cpu()[taught]
+    labels, features = lists.labels.cpu()[taught], lists.features.cpu()[taught]
     mask = labels >= 0
-    z, deviation = centred_and_deviation(feature, mask)
+    z, deviation = centred_and_deviation(features, mask)
     base = centred(lists.cosine.cpu()[taught][..., None], mask)[..., 0]
     at = taught.numpy()
     held = Lists(z / deviation, base, labels, lists.fold.cpu().numpy()[at], group[lists.query_row.cpu().numpy()[at]])
     scale = temperature(held, losses.get("listnet"))
     function = losses.get(settings.loss, **settings.loss_params)
-    _, w = solved(replace(held, base=base * scale), settings.loss, function)
-    return torch.tensor([scale, float(w[0] / deviation[0])])
+    _, solution = solved(replace(held, base=base * scale), settings.loss, function)
+    hub, similarity, own_hub, csls = (solution / deviation.numpy()).tolist()
+    return torch.tensor([scale, hub, similarity + csls, own_hub - csls / 2])
 
 
 def _network(kind: type[Local], settings: LocalSettings, state: dict[str, Tensor]) -> LocalNetwork:

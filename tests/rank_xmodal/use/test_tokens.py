@@ -9,11 +9,12 @@ import torch
 from rank_xmodal import scorers
 from rank_xmodal.data.tokens import Tokens
 from rank_xmodal.errors import UserError
-from rank_xmodal.lists.bags import TokenTable
+from rank_xmodal.lists.bags import Bag, TokenTable
 from rank_xmodal.lists.list_tokens import tables_of
 from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.gallery import rank_gallery
 from rank_xmodal.scorers import Stack
+from rank_xmodal.scorers.local.bank import HeadBank
 from rank_xmodal.scorers.local.late_interaction import LateInteraction
 from rank_xmodal.use.given import differing
 from rank_xmodal.use.reranker import Reranker
@@ -29,7 +30,9 @@ def untrained(direction):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         scorer.network = LateInteraction.head(16, 12, scorer.settings).eval()
-    scorer.direction, scorer.weights = direction, torch.tensor([1.0, 3.0])
+        queries = Bag.of(torch.randn(5, 3, 8), torch.ones(5, 3, dtype=torch.bool))
+    scorer.bank = HeadBank(queries, torch.zeros(0, 8), torch.zeros(0, dtype=torch.int64))
+    scorer.direction, scorer.weights = direction, torch.tensor([1.0, -0.4, 3.0, -1.2])
     return scorer
 
 

@@ -76,7 +76,7 @@ def test_each_training_list_is_scored_by_heads_that_have_not_met_it(corpus, with
 
     def spied(head, data, direction, seed, device):
         met.append((head.name, data))
-        real(head, data, direction, seed, device)
+        return real(head, data, direction, seed, device)
 
     monkeypatch.setattr(Local, "trained_on", spied)
     parts = parts_of(corpus, with_tokens)

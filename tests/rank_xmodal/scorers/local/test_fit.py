@@ -161,7 +161,7 @@ def test_padding_changes_no_other_score(with_tokens):
         short = lists.rows[:4, :6]
         padded = torch.cat([short, torch.full((4, 3), -1)], 1)
         with torch.no_grad():
-            one, two = (scorer.similarity(tokens.batch(lists.query_row[:4], rows)) for rows in (short, padded))
+            one, two = (scorer.features(tokens.batch(lists.query_row[:4], rows)) for rows in (short, padded))
         torch.testing.assert_close(two[:, :6], one)
 
 
@@ -179,19 +179,25 @@ def stack_of(data, direction="t2i", **values):
 
 def test_it_adds_to_the_first_stage_and_without_residual_stands_alone(with_tokens):
     both, alone = stack_of(with_tokens), stack_of(with_tokens, residual=False)
-    lists = tensors(with_tokens)
-    batch, _ = lists.batch(torch.arange(5))
+    gallery = rank_gallery(with_tokens, "t2i", "test", depth=20)
+    batch = alone.tensors(with_tokens, gallery.lists, CPU).batch(torch.arange(5))[0]
     similarity = alone.scorer.score(batch)
     weights = both.scorer.weights
-    assert float(weights[1]) > 0
-    torch.testing.assert_close(both.scorer.score(batch), weights[0] * batch.cosine + weights[1] * similarity)
+    assert float(weights[2]) > 0
+    batch = both.tensors(with_tokens, gallery.lists, CPU).batch(torch.arange(5))[0]
+    own = both.scorer.features(batch.tokens)
+    torch.testing.assert_close(own[..., 0], similarity)
+    near = batch.neighbour_cosine.mean(-1)
+    parts = [batch.cosine, near, similarity, own[..., 1]]
+    expected = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    torch.testing.assert_close(both.scorer.score(batch), expected)
     assert alone.scorer.needs.base is False
 
 
 def test_a_head_that_says_nothing_ranks_as_the_first_stage(with_tokens):
     """The weights come from lists out of fold: an untrained head's gets none."""
     stack = stack_of(with_tokens, steps=0, width=1)
-    assert abs(float(stack.scorer.weights[1])) < 0.2 * float(stack.scorer.weights[0])
+    assert float(stack.scorer.weights[2:].abs().max()) < 0.2 * float(stack.scorer.weights[0])
 
 
 def test_heads_are_kept_beside_the_set(with_tokens, tmp_path, monkeypatch):
