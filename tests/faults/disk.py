@@ -18,10 +18,13 @@ KINDS = {
 MOST: dict[str, tuple[int | None, int | None, int, int]] = {
     "import": (None, None, 12, 12),
     "import-over": (30, 30, 8, 8),
+    "import-tokens": (30, 30, 8, 8),
     "embed": (None, None, 12, 12),
+    "embed-tokens": (None, None, 12, 12),
     "mine": (None, None, 6, 6),
     "train": (24, 24, 4, 4),
     "train-epochs": (None, None, 12, 12),
+    "train-head": (20, 20, 4, 4),
     "train-tracked": (40, 40, 6, 6),
     "train-first": (5, 5, 2, 2),
     "evaluate": (None, None, 2, 2),

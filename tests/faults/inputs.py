@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-IMAGES, WIDTH = 48, 8
+IMAGES, WIDTH, CELLS = 48, 8, 4
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
@@ -33,12 +33,17 @@ def splits() -> list[str]:
 
 
 def arrays(folder: Path, prefix: str, seed: int) -> None:
-    """Write image and text embeddings that resemble each other, and their captions."""
+    """Write image and text embeddings that resemble each other, tokens around them, and their captions."""
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(IMAGES, WIDTH))
     text = image + 0.5 * rng.normal(size=image.shape)
     np.save(folder / f"{prefix}A.npy", image.astype(np.float32))
     np.save(folder / f"{prefix}B.npy", text.astype(np.float32))
+    cells, counts = np.repeat(image[:, None], CELLS, 1), rng.integers(2, 5, IMAGES)
+    words = np.repeat(text, counts, 0)
+    np.save(folder / f"{prefix}cells.npy", (cells + rng.normal(size=cells.shape)).astype(np.float32))
+    np.save(folder / f"{prefix}words.npy", (words + rng.normal(size=words.shape)).astype(np.float32))
+    np.save(folder / f"{prefix}offsets.npy", np.concatenate([[0], counts.cumsum()]))
     rows = [f"t{i},{i},{prefix}caption {i},{split}\n" for i, split in enumerate(splits())]
     (folder / f"{prefix}C.csv").write_text("caption_id,image_id,caption,split\n" + "".join(rows))
 

@@ -10,10 +10,13 @@ from tests.faults.settle import meanwhile, repeated
 MOST: dict[str, tuple[int | None, int | None, int]] = {
     "import": (None, None, 8),
     "import-over": (None, None, 12),
+    "import-tokens": (60, 24, 8),
     "embed": (None, None, 16),
+    "embed-tokens": (None, None, 16),
     "mine": (None, None, 6),
     "train": (60, 24, 12),
     "train-epochs": (None, None, 20),
+    "train-head": (40, 20, 8),
     "train-over": (80, 30, 12),
     "train-tracked": (110, 30, 16),
     "train-first": (14, 0, 4),

@@ -11,12 +11,19 @@ def _import(prefix: str = "") -> tuple[str, ...]:
 
 
 IMPORT = _import()
+TOKENS = (
+    *IMPORT, "--image-tokens", f"{INPUTS}/cells.npy", "--text-tokens", f"{INPUTS}/words.npy", "--text-offsets",
+    f"{INPUTS}/offsets.npy",
+)  # fmt: skip
 EMBED = (
     "embed", "--dataset", "folder", "--root", f"{INPUTS}/photos", "--model", f"{INPUTS}/tiny-faults.json",
     "--pretrained", f"{INPUTS}/tiny-faults.safetensors", "--batch-size", "4", "--device", "cpu", "--out", "set",
 )  # fmt: skip
 MINE = ("mine", "set", "--direction", "t2i", "--negatives", "4", "--pool", "20")
 TRAIN = ("train", "--data", "set", "--direction", "t2i", "--set", "device=cpu", "--set", "negatives=4", "--out", "run")
+HEAD = (
+    *TRAIN, "--scorer", "late_interaction", "--set", "steps=6", "--set", "width=4", "--set", "batch_size=8",
+)  # fmt: skip
 EPOCHS = (*TRAIN, "--features", "embeddings", "--set", "epochs=3", "--set", "refit=true", "--set", "batch_size=8")
 PLAIN = ("train", "--data", "set", "--direction", "t2i", "--scorer", "csls", "--set", "device=cpu")
 STUDY = ("study", f"{INPUTS}/plan.yaml", "--data", "set", "--seeds", "1", "--direction", "t2i", "--out", "study")
@@ -25,9 +32,12 @@ QUIET = ("--no-tracking",)
 TEMPLATES: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     # name: the template it goes on from, and the commands that make it
     "set": ("", (IMPORT,)),
+    "set-tokens": ("", (TOKENS,)),
+    "set-embedded": ("", (EMBED,)),
     "other-set": ("", (_import("other-"),)),
     "run": ("set", ((*EPOCHS, *QUIET),)),
     "other-run": ("set", ((*EPOCHS, *QUIET, "--seed", "7"),)),
+    "run-head": ("set-tokens", ((*HEAD, *QUIET),)),
     "store": ("set", ((*PLAIN, "--out", "plain"),)),
     "tracked": ("store", (EPOCHS,)),
     "study": ("store", (STUDY,)),
@@ -51,10 +61,13 @@ class Scenario:
 SCENARIOS = {
     "import": Scenario("", IMPORT, ("set",)),
     "import-over": Scenario("other-set", (*IMPORT, "--overwrite"), ("set",)),
+    "import-tokens": Scenario("set", TOKENS),
     "embed": Scenario("", EMBED, ("set",)),
+    "embed-tokens": Scenario("set-embedded", (*EMBED, "--tokens", "features")),
     "mine": Scenario("set", MINE),
     "train": Scenario("set", (*TRAIN, *QUIET)),
     "train-epochs": Scenario("set", (*EPOCHS, *QUIET)),
+    "train-head": Scenario("set-tokens", (*HEAD, *QUIET)),
     "train-over": Scenario("other-run", (*EPOCHS, *QUIET, "--overwrite")),
     "train-tracked": Scenario("store", EPOCHS, store=True),
     "train-first": Scenario("set", EPOCHS, store=True),

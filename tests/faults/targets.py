@@ -82,6 +82,31 @@ def read_run(work: Path) -> str:
     return _digest(_array(found.ids), _array(found.scores), _array(found.cosine))
 
 
+def read_tokens(work: Path) -> str:
+    """Open the embedding set's words and cells."""
+    from rank_xmodal.data.embedding_set import EmbeddingSet
+    from rank_xmodal.data.tokens import Tokens
+
+    data = EmbeddingSet.open(work / "set")
+    tokens = Tokens.open(data)
+    return _digest(content(data), *map(_array, (tokens.image, tokens.text, tokens.offsets)))
+
+
+def read_head(work: Path) -> str:
+    """Load the run of a head, and score the set's test lists with it."""
+    import torch
+
+    from rank_xmodal.data.embedding_set import EmbeddingSet
+    from rank_xmodal.lists.scoring import score_lists
+    from rank_xmodal.retrieval.gallery import rank_gallery
+    from rank_xmodal.use.reranker import Reranker
+
+    data, reranker = EmbeddingSet.open(work / "set"), Reranker.from_pretrained(work / "run", "cpu")
+    lists = rank_gallery(data, "t2i", "test").lists
+    scores = score_lists(reranker.stack.scorer, reranker.stack.tensors(data, lists, torch.device("cpu")))
+    return _digest(_array(scores.numpy()))
+
+
 def read_report(work: Path) -> str:
     """Read the run's figures, as compare does."""
     from experiments.study.compare import from_folders
@@ -136,6 +161,10 @@ TARGETS = {
     ), read_set, 17),
     "lists": Target("lists", ("set/lists/t2i-train.parquet",), read_lists, 40),
     "run": Target("run", ("run/config.json", "run/model.safetensors", "run/query_bank.npy"), read_run, 20),
+    "tokens": Target("set-tokens", (
+        "set/meta.json", "set/image_tokens.npy", "set/text_tokens.npy", "set/text_offsets.npy",
+    ), read_tokens, 17),
+    "head": Target("run-head", ("run/config.json", "run/model.safetensors"), read_head, 20),
     "report": Target("run", ("run/test.parquet", "run/test.json", "run/config.json"), read_report, 14),
     "captions": Target("arrays", ("C.csv",), read_captions, 40, strict=False),
     "captions-parquet": Target(
