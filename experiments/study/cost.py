@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -12,9 +13,11 @@ from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.retrieval.gallery import RankedGallery
 from rank_xmodal.scorers import Stack
+from rank_xmodal.torchvision_ops import make_importable
 
 _QUERIES = 32  # scored at a time
-_PASSES = 9  # the median of which counts
+_PASSES, _FEW_PASSES = 9, 3  # the median of which counts
+FIRST_FEW, _WORDS = 5, 16  # candidates that a cross-encoder looks at, and tokens of a caption
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,12 @@ def cost_of(stack: Stack, data: EmbeddingSet, gallery: RankedGallery, device: to
         stack.scorer.score(batch).sum().item()  # waits for a GPU
         times.append(time.perf_counter() - started)
     milliseconds = 1000 * statistics.median(times[1:]) / len(index)
-    return Cost(seconds, milliseconds, _item_bytes(stack, lists))
+    return Cost(seconds, milliseconds, _item_bytes(stack, data, lists))
 
 
-def _item_bytes(stack: Stack, lists: ListTensors) -> float:
+def _item_bytes(stack: Stack, data: EmbeddingSet, lists: ListTensors) -> float:
     """Return what is kept of an average candidate."""
-    found = float(lists.candidates.shape[1] * lists.candidates.element_size())
+    found = 2.0 * data.dim  # float16: the first stage looks at every candidate's embedding
     if lists.projected is not None:
         found += lists.projected.shape[1] * lists.projected.element_size()
     if stack.scorer.needs.neighbours:
@@ -71,3 +74,42 @@ def _item_bytes(stack: Stack, lists: ListTensors) -> float:
         table = lists.tokens.candidates
         found += table.values.numel() * table.values.element_size() / len(table)
     return found
+
+
+@torch.inference_mode()
+def cross_encoder_milliseconds(device: torch.device, blip: Any = None) -> float:
+    """Return how long a cross-encoder takes to score the first five candidates of a query, images read from memory.
+
+    Its weights are random: it costs as much, and says nothing. Every candidate is an image of its own, as in a search
+    from text to image.
+
+    Parameters
+    ----------
+    device : torch.device
+    blip : transformers.BlipConfig or None
+        Of BLIP base with a matching head, if none is given.
+
+    Raises
+    ------
+    ImportError
+        If transformers isn't installed.
+    """
+    make_importable()
+    from transformers import BlipConfig, BlipForImageTextRetrieval
+
+    config: Any = blip or BlipConfig(vision_config={"image_size": 384})
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(0)
+        model = BlipForImageTextRetrieval(config)
+        model.train(False)
+        side = config.vision_config.image_size
+        pixels = torch.randn(FIRST_FEW, 3, side, side)
+        words = torch.randint(config.text_config.vocab_size, (FIRST_FEW, _WORDS))
+    times = []
+    for _ in range(_FEW_PASSES + 1):
+        started = time.perf_counter()
+        seen = model.vision_model(pixel_values=pixels).last_hidden_state
+        read = model.text_encoder(input_ids=words, encoder_hidden_states=seen).last_hidden_state
+        model.itm_head(read[:, 0]).sum().item()  # waits for a GPU
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times[1:])

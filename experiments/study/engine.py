@@ -21,11 +21,12 @@ from experiments.results.result import GROUP
 from experiments.run.tracking import Tracker, metric_key
 from experiments.run.versions import code_version
 from experiments.study import formats, store, trial
-from experiments.study.cost import Cost
+from experiments.study.cost import FIRST_FEW, Cost, cross_encoder_milliseconds
 from experiments.study.plan import Plan
 from experiments.study.table import TESTED, Outcome, Table, tabulate
 from experiments.study.trial import Desk, Part, Trial
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
 from rank_xmodal.files import held, sha256, write_text
@@ -137,6 +138,7 @@ def study(
     with held(out, "at this study"):
         table = tabulate(run(plan, data, directions, out, say), empty, plan.beside.rows)
         if plan.cost:
+            table.note = f"{table.note} {_cross_encoder()}".strip()
             _add_costs(table, out)
         for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
             write_text(out / file, text)
@@ -154,6 +156,19 @@ def study(
     return table
 
 
+def _cross_encoder() -> str:
+    """Say what a pretrained cross-encoder costs, which is no row: without its weights it can't be judged."""
+    device = pick_device("auto")
+    try:
+        milliseconds = cross_encoder_milliseconds(device)
+    except ImportError as error:
+        return f"A cross-encoder was not timed ({error}). Install the extra blip."
+    return (
+        f"For comparison, timed with random weights and not judged: a cross-encoder of the size of BLIP base takes "
+        f"{milliseconds:,.0f} ms a query for the first {FIRST_FEW} candidates ({device})."
+    )
+
+
 def _add_costs(table: Table, out: Path) -> None:
     """Write each row's costs into the table, and R@1 against milliseconds as a picture beside it."""
     points: dict[Direction, dict[str, tuple[float, float]]] = defaultdict(dict)
@@ -163,7 +178,7 @@ def _add_costs(table: Table, out: Path) -> None:
             cost = Cost(*(statistics.fmean(report[field.name] for report in reports) for field in fields(Cost)))
             line.facts = cost.facts()
             points[line.of[1]][line.row] = (cost.milliseconds, line.figure(TESTED).mean)
-    plot_cost(points, table.title, out / "cost.svg")
+    plot_cost(points, table.title, out / "cost.png")
 
 
 def log_run(
