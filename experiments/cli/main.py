@@ -7,9 +7,13 @@ import errno
 import gc
 import io
 import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
 import click
 
+import rank_xmodal
 from experiments.cli import checks, data, runs, studies, use
 from experiments.cli.terminal import echo
 from rank_xmodal.errors import UserError
@@ -26,9 +30,19 @@ def cli() -> None:
     """
 
 
+_OURS = Path(rank_xmodal.__file__).parent
+_format_warning = warnings.formatwarning
+
 for module in (data, runs, use, studies, checks):
     for command in module.COMMANDS:
         cli.add_command(command)
+
+
+def _our_warning(message: Warning | str, category: type[Warning], filename: str, *where: Any, **named: Any) -> str:
+    """Return a warning as it is printed: one of ours says what happened, and not in which line of which file."""
+    if category is UserWarning and _OURS in Path(filename).parents:
+        return f"rank-xmodal: {message}\n"
+    return _format_warning(message, category, filename, *where, **named)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     # garbage is collected as ever.
     gc.set_threshold(700, 10, 1_000)
     atexit.register(gc.freeze)
+    warnings.formatwarning = _our_warning
     try:
         cli.main(arguments, prog_name="rank-xmodal", standalone_mode=False)
     except UserError as error:

@@ -141,10 +141,10 @@ def _parts(
         return [TrainingPart(lists if lists is not None else mine(data, direction, settings), data)]
     folds = list(inner_folds(data, inner_count(data, scorer.out_of_fold), settings.seed))
     if not folds:
+        other = "--features embeddings or --scorer csls" if hasattr(settings, "features") else "--scorer csls"
         raise UserError(
             f"{data.root or data.name}: its training items make fewer than four groups that don't belong together "
-            "(relevance and near-duplicates), too few to cross-fit. Give train more, or use --features embeddings or "
-            "--scorer csls."
+            f"(relevance and near-duplicates), too few to cross-fit. Give train more, or use {other}."
         )
     return [TrainingPart(mine(held, direction, settings), rest) for rest, held in folds]
 

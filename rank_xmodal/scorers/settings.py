@@ -30,6 +30,15 @@ class ScorerSettings(BaseModel):
     seed: int = Field(0, ge=0, le=LARGEST)
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 ...")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_several(cls, values: Any) -> Any:
+        """Take a name for a list of one: local=pool is local=[pool]."""
+        if not isinstance(values, dict):
+            return values
+        several = {key for key, field in cls.model_fields.items() if "tuple[" in str(field.annotation)}
+        return {key: [value] if key in several and isinstance(value, str) else value for key, value in values.items()}
+
     @field_validator("*")
     @classmethod
     def _not_beyond_all_counts(cls, value: Any) -> Any:

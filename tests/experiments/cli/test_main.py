@@ -327,3 +327,12 @@ def test_both_directions_need_a_name_to_go_by(run, tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path / "here")
     run("train", "--data", "../set", "--direction", "both", "--scorer", "clip", "--out", ".", "--no-tracking")
     assert (tmp_path / "here-t2i" / "config.json").is_file()
+
+
+def test_a_warning_of_ours_names_no_source_file():
+    import rank_xmodal.scorers.remote as ours
+
+    said = cli._our_warning(UserWarning("3 lists keep their order"), UserWarning, ours.__file__, 7)
+    assert said == "rank-xmodal: 3 lists keep their order\n"
+    other = cli._our_warning(UserWarning("of another package"), UserWarning, "/elsewhere/file.py", 9)
+    assert other.startswith("/elsewhere/file.py:9: UserWarning: of another package")

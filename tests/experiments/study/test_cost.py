@@ -130,9 +130,7 @@ def test_without_transformers_the_note_says_so(timed, monkeypatch):
 def test_a_trial_that_is_timed_takes_up_no_fit(timed, with_tokens, monkeypatch):
     run, _ = timed
     words = {"width": 5, "steps": 3, "batch_size": 8, "device": "cpu"}
-    monkeypatch.setattr(
-        base, "_trained", base._trained.__wrapped__
-    )  # without the memory of the process
+    monkeypatch.setattr(base, "_trained", base._trained.__wrapped__)  # without the memory of the process
     made, real = [], base.train_head
     monkeypatch.setattr(base, "train_head", lambda *of: (made.append(1), real(*of)))
     data = EmbeddingSet.open(with_tokens.root)

@@ -50,3 +50,10 @@ def test_settings_come_back_from_what_is_kept_of_them(name):
 def test_an_unknown_key_is_told_the_nearest():
     with pytest.raises(UserError, match=r"unknown key 'margn' for scorer=vsepp\. Did you mean 'margin'\?"):
         scorers.get("vsepp", margn=0.1)
+
+
+@pytest.mark.parametrize(("name", "key", "value"), [("context_aware", "local", "pool"), ("mgan", "levels", "tokens")])
+def test_one_name_is_a_list_of_one(name, key, value):
+    assert getattr(scorers.get(name, **{key: value}).settings, key) == (value,)
+    with pytest.raises(UserError, match=f"settings: {key}="):
+        scorers.get(name, **{key: "neither"})
