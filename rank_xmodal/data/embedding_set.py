@@ -95,8 +95,13 @@ class EmbeddingSet:
 
     @property
     def dim(self) -> int:
-        """Width of an embedding."""
+        """Width of an embedding; of an image's, where the sides are not aligned."""
         return int(self.image_emb.shape[1])
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Width of an image's and of a text's embedding."""
+        return int(self.image_emb.shape[1]), int(self.text_emb.shape[1])
 
     @property
     def name(self) -> str:

@@ -36,13 +36,15 @@ class Projection(Scorer):
         Of images and of texts, (..., d) -> (..., k); None before `fit`.
     direction : "t2i" or "i2t"
         As given to `fit`.
+    dims : (int, int)
+        Width of images and of texts.
     """
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self.maps: Maps | None = None
         self.direction: Direction = "t2i"
-        self.dim = 0
+        self.dims = (0, 0)
 
     def solve(self, pairs: TrainingPairs, validation: Validation | None, seed: int, watch: Watch) -> Maps:
         """Find the maps on the training pairs; a validation chooses the epoch or a setting.
@@ -83,7 +85,7 @@ class Projection(Scorer):
         UserError
             If the direction is unknown, or train holds no pair.
         """
-        self.direction, self.dim = check_direction(direction), data.dim
+        self.direction, self.dims = check_direction(direction), data.dims
         device = pick_device(self.settings.device)
         held_out = Validation(data, direction, validation.gallery, device) if validation is not None else None
         maps = self.solve(TrainingPairs.gather(data, device), held_out, seed, watch or Watch())
@@ -141,7 +143,8 @@ class Projection(Scorer):
     @property
     def config(self) -> dict[str, Any]:
         """The direction and the shapes."""
-        return {"direction": self.direction, "dim": self.dim}
+        image, text = self.dims
+        return {"direction": self.direction, "dim": image, **({} if image == text else {"text_dim": text})}
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
@@ -151,7 +154,8 @@ class Projection(Scorer):
 
     def load(self, config: dict[str, Any], state: dict[str, torch.Tensor]) -> Self:
         """Take over maps; see `Scorer.load`."""
-        self.direction, self.dim = check_direction(config["direction"]), int(config["dim"])
+        self.direction = check_direction(config["direction"])
+        self.dims = (int(config["dim"]), int(config.get("text_dim", config["dim"])))
         maps = self.blank(config)
         for side, module in zip(("image", "text"), maps, strict=True):
             prefix = f"{side}."

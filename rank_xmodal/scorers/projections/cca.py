@@ -173,4 +173,5 @@ class CCA(Projection):
     def blank(self, config: dict[str, Any]) -> Maps:
         """Return two centred linear maps (d -> k)."""
         self.best_ridge = config["ridge"]
-        return Centred.blank(config["dim"], config["width"]), Centred.blank(config["dim"], config["width"])
+        image, text = self.dims
+        return Centred.blank(image, config["width"]), Centred.blank(text, config["width"])

@@ -70,7 +70,7 @@ class CMPM(Projection):
         """Train the maps from the identity; see `Projection.solve`."""
         scale = self.settings.scale
         maps, self.history, self.best_epoch = train(
-            identity_maps(self.dim, pairs.images.device),
+            identity_maps(self.dims[0], pairs.images.device),
             pairs,
             lambda image, text, match: cmpm_loss(scale * image, scale * text, match),
             self.settings,

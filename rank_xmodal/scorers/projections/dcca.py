@@ -123,7 +123,7 @@ class DCCA(Projection):
         left, right = (torch.from_numpy(rows).to(pairs.images.device) for rows in (pairs.image, pairs.text))
         draw = torch.Generator().manual_seed(seed)
         # With more outputs than pairs everything correlates, whatever the networks do.
-        self.width = max(1, min(chosen.width, self.dim, len(pairs) // 4))
+        self.width = max(1, min(chosen.width, *self.dims, len(pairs) // 4))
 
         def finish(maps: Maps) -> Maps:
             image, text = unchanged(maps)
@@ -161,8 +161,9 @@ class DCCA(Projection):
         """Return two networks with linear CCA on top."""
         self.width = config["width"]
 
-        def side() -> nn.Module:
-            network = _blank_network(config["dim"], self.width, config["hidden"], config["layers"])
+        def side(dim: int) -> nn.Module:
+            network = _blank_network(dim, self.width, config["hidden"], config["layers"])
             return nn.Sequential(network, Centred.blank(self.width, self.width))
 
-        return side(), side()
+        image, text = self.dims
+        return side(image), side(text)

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from rank_xmodal.data.checks import LABELS, classes_of
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 
@@ -19,12 +20,14 @@ class TrainingPairs:
 
     Attributes
     ----------
-    images, texts : Tensor (n, d) and (m, d), float32, each row once
+    images, texts : Tensor (n, d) and (m, e), float32, each row once
     image, text : ndarray (P,), int64
         The pairs, as rows of the two tables.
     relevant : csr_matrix (m, n), bool
     image_rows, text_rows : ndarray (n,) and (m,), int64
         Rows of the two tables in the set.
+    image_labels, text_labels : Tensor (n, C) and (m, C), float32, or None
+        1 for each class of an item, the classes of the whole split train in their order; None where the set has none.
     """
 
     images: torch.Tensor
@@ -34,6 +37,8 @@ class TrainingPairs:
     relevant: sp.csr_matrix
     image_rows: np.ndarray
     text_rows: np.ndarray
+    image_labels: torch.Tensor | None = None
+    text_labels: torch.Tensor | None = None
 
     @classmethod
     def gather(cls, data: EmbeddingSet, device: torch.device | str = "cpu") -> TrainingPairs:
@@ -66,6 +71,7 @@ class TrainingPairs:
             relevant=sp.csr_matrix((np.ones(len(image), dtype=bool), (text, image)), shape=shape),
             image_rows=image_rows.astype(np.int64),
             text_rows=text_rows.astype(np.int64),
+            **labels_of(data, image_rows, text_rows, device),
         )
 
     def __len__(self) -> int:
@@ -85,6 +91,20 @@ class TrainingPairs:
         """Return (B, B) bool: image of pair i is relevant to text of pair j, in the same pair or by another."""
         found = self.relevant[self.text[index]][:, self.image[index]].toarray()
         return torch.from_numpy(np.ascontiguousarray(found.T)).to(self.images.device)
+
+
+def labels_of(
+    data: EmbeddingSet, image_rows: np.ndarray, text_rows: np.ndarray, device: torch.device | str
+) -> dict[str, torch.Tensor]:
+    """Return `image_labels` and `text_labels` of these rows by name; nothing of a set without classes."""
+    if not data.labelled:
+        return {}
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    sides = (("image_labels", data.images, image_rows), ("text_labels", data.texts, text_rows))
+    named = {name: [classes_of(value) for value in table[LABELS].iloc[rows]] for name, table, rows in sides}
+    known = MultiLabelBinarizer().fit([classes for own in named.values() for classes in own])
+    return {name: torch.from_numpy(known.transform(own).astype(np.float32)).to(device) for name, own in named.items()}
 
 
 def table_of(emb: np.ndarray, rows: np.ndarray, device: torch.device | str) -> torch.Tensor:

@@ -74,7 +74,7 @@ class VSEPP(Projection):
         """Train the maps; see `Projection.solve`."""
         margin = self.settings.margin
         maps, self.history, self.best_epoch = train(
-            identity_maps(self.dim, pairs.images.device),
+            identity_maps(self.dims[0], pairs.images.device),
             pairs,
             lambda image, text, match: vsepp_loss(image, text, match, margin),
             self.settings,
