@@ -44,7 +44,8 @@ def same_width(parts: Sequence[Part]) -> None:
     for other, array in parts[1:]:
         if array.shape[1] != first.shape[1]:
             raise UserError(
-                f"{path} is {first.shape[1]} wide, {other} is {array.shape[1]} wide. Both must come from one model."
+                f"{path} is {first.shape[1]} wide, {other} is {array.shape[1]} wide. Both must come from one model; "
+                "features of two kinds are imported with --unaligned."
             )
 
 
@@ -69,6 +70,22 @@ def normalised(parts: Sequence[Part]) -> np.ndarray:
             out[offset + start : offset + start + len(block)] = block
         offset += len(array)
     return out
+
+
+def plain(path: Path, array: np.ndarray) -> np.ndarray:
+    """Return features as they are, (n, d) float32.
+
+    Raises
+    ------
+    UserError
+        If a value is not finite in float32; names the row.
+    """
+    with np.errstate(over="ignore"):
+        found = np.asarray(array, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if len(bad):
+        raise UserError(f"{path}, row {bad[0]}: holds NaN or infinity. Make that item again or leave it out.")
+    return found
 
 
 def unit_rows(block: np.ndarray) -> tuple[np.ndarray, tuple[int, str] | None]:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data_prep.arrays import Part, normalised, open_array, same_width
+from data_prep.arrays import Part, normalised, open_array, plain, same_width
 from data_prep.datasets.corpus import image_table, relevance_table, text_table
 from data_prep.datasets.labels import labels_of_images, read_labels
 from data_prep.datasets.splits import random_splits, read_splits, split_of_images
@@ -26,6 +27,7 @@ def import_embeddings(
     out: Path | str,
     name: str | None = None,
     *,
+    unaligned: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> EmbeddingSet:
@@ -43,6 +45,8 @@ def import_embeddings(
         The folder to be made.
     name : str, optional
         What tables call the set; the folder's name if not given.
+    unaligned : bool
+        The sides are features of two kinds: kept as they are, of any widths, and never compared by their cosine.
 
     Raises
     ------
@@ -51,10 +55,11 @@ def import_embeddings(
         table has a bad value; the message names file and row.
     """
     out, images, texts = Path(out), Path(images), Path(texts)
-    check_replaceable(out, overwrite=True)  # before hours of work; whether it may be replaced, _written finds
+    check_replaceable(out, overwrite=True)  # before hours of work; whether it may be replaced, `written` finds
     table = read_captions(Path(captions), ("caption_id", "image_id", "caption", "split"))
     image_emb, text_emb = open_array(images), open_array(texts)
-    same_width([(images, image_emb), (texts, text_emb)])
+    if not unaligned:
+        same_width([(images, image_emb), (texts, text_emb)])
     if len(text_emb) != len(table):
         raise UserError(
             f"{texts} has {len(text_emb):,} rows and {table.path} has {len(table):,} captions. Row i of one must "
@@ -73,9 +78,10 @@ def import_embeddings(
         say(f"{images}: {without:,} of {len(image_emb):,} images have no caption; kept in split 'none', never used")
     paths = _paths(table, owner, len(image_emb))
     rows = range(len(image_emb))
+    stored = plain if unaligned else lambda path, array: normalised([(path, array)])
     made = EmbeddingSet(
-        normalised([(images, image_emb)]),
-        normalised([(texts, text_emb)]),
+        stored(images, image_emb),
+        stored(texts, text_emb),
         image_table(
             [str(row) for row in rows],
             paths,
@@ -84,9 +90,9 @@ def import_embeddings(
         ),
         text_table(table["caption_id"], table["caption"], splits, labels),
         relevance_table(owner),
-        _meta(out, name, "import"),
+        {**_meta(out, name, "import"), **({"aligned": False} if unaligned else {})},
     )
-    return _written(made, out, overwrite, say)
+    return written(made, out, overwrite, say)
 
 
 def import_clip_retrieval(
@@ -155,10 +161,10 @@ def import_clip_retrieval(
         relevance_table(owner),
         _meta(out, name, "clip-retrieval"),
     )
-    return _written(made, out, overwrite, say)
+    return written(made, out, overwrite, say)
 
 
-def _written(made: EmbeddingSet, out: Path, overwrite: bool, say: Callable[[str], None]) -> EmbeddingSet:
+def written(made: EmbeddingSet, out: Path, overwrite: bool, say: Callable[[str], None]) -> EmbeddingSet:
     """Write a set, unless it is there: a command that was killed at its very end can be repeated."""
     if not overwrite and (out / "meta.json").is_file():
         with suppress(UserError):  # what is there is broken, and check_replaceable says what to do
@@ -178,7 +184,7 @@ def _same_tables(known: EmbeddingSet, made: EmbeddingSet) -> bool:
     return known.images["path"].tolist() == made.images["path"].tolist()
 
 
-def _meta(out: Path, name: str | None, dataset: str) -> dict[str, str | None]:
+def _meta(out: Path, name: str | None, dataset: str) -> dict[str, Any]:
     """Say what is known; nobody knows which model made the arrays."""
     return {"name": name or out.name, "encoder": None, "pretrained": None, "weights_sha256": None, "dataset": dataset}
 

@@ -21,6 +21,7 @@ from data_prep.mining.paper import paper
 from data_prep.mining.statistics import similarities
 from data_prep.mining.work import Work
 from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.checks import check_common_space
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
 
@@ -73,9 +74,11 @@ def mine(
     Raises
     ------
     UserError
-        If a setting makes no sense, or too few candidates are left for some query.
+        If a setting makes no sense, images and texts lie in no common space, or too few candidates are left for some
+        query.
     """
     check_direction(direction)
+    check_common_space(data)
     filters = Filters(range_min, absolute_margin, relative_margin, max_score)
     _check(negatives, pool, protocol, seed)
     filters.check(protocol)

@@ -57,8 +57,15 @@ def embed(
 
 
 @click.command("import")
-@click.option("--images", type=PATH, required=True, help="A.npy, or clip-retrieval's folder.")
+@click.option("--images", type=PATH, help="A.npy, or clip-retrieval's folder.")
 @click.option("--texts", type=PATH, help="B.npy")
+@click.option("--unaligned", is_flag=True, help="The sides are features of two kinds: keep them as they are.")
+@click.option("--mat", type=PATH, help="A .mat file of features of two kinds and classes, in place of these.")
+@click.option(
+    "--variable", "variables", multiple=True, metavar="ROLE=NAME[,NAME]",
+    help="--mat: images, texts or labels, and its variables of train and test, or one of all.",
+)  # fmt: skip
+@click.option("--val", type=float, default=0.0, help="--mat: share of train that becomes val.")
 @click.option("--captions", type=PATH, help="C.csv: caption_id,image_id,caption,split[,labels]")
 @click.option(
     "--image-tokens", type=PATH, help="cells.npy (images, cells, width): with --text-tokens and --text-offsets."
@@ -69,29 +76,52 @@ def embed(
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
 def import_(
-    images: Path, texts: Path | None, captions: Path | None, image_tokens: Path | None, text_tokens: Path | None,
-    text_offsets: Path | None, out: Path, name: str | None, overwrite: bool,
+    images: Path | None, texts: Path | None, unaligned: bool, mat: Path | None, variables: tuple[str, ...], val: float,
+    captions: Path | None, image_tokens: Path | None, text_tokens: Path | None, text_offsets: Path | None, out: Path,
+    name: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Take embeddings made elsewhere: two .npy files with a CSV, or a folder that clip-retrieval wrote."""
+    """Take embeddings made elsewhere: two .npy files with a CSV, a folder that clip-retrieval wrote, or a .mat file."""
     from data_prep.importing import import_clip_retrieval, import_embeddings
     from data_prep.importing_tokens import import_tokens
+
+    if mat is not None:
+        if images or texts or captions or unaligned or image_tokens or text_tokens or text_offsets:
+            raise UserError("import: --mat takes the place of all other inputs. Leave them out.")
+        _describe(_from_mat(mat, variables, val, out, name, overwrite))
+        return
+    if variables or val:
+        raise UserError("import: --variable and --val belong to --mat. Leave them out.")
+    if images is None:
+        raise UserError("import: give --images A.npy, a clip-retrieval folder, or --mat FILE.")
 
     tokens = [image_tokens, text_tokens, text_offsets]
     if any(tokens) and not all(tokens):
         raise UserError("import: --image-tokens, --text-tokens and --text-offsets belong together. Give all, or none.")
     if images.is_dir():
-        if texts or captions:
+        if texts or captions or unaligned:
             raise UserError(
-                f"--images {images} is a folder, clip-retrieval's layout: leave out --texts and --captions."
+                f"--images {images} is a folder, clip-retrieval's layout: leave out --texts, --captions, --unaligned."
             )
         made = import_clip_retrieval(images, out, name, overwrite=overwrite, say=say)
     elif texts is None or captions is None:
         raise UserError("import: give --texts B.npy and --captions C.csv too, or a clip-retrieval folder as --images.")
     else:
-        made = import_embeddings(images, texts, captions, out, name, overwrite=overwrite, say=say)
+        made = import_embeddings(images, texts, captions, out, name, unaligned=unaligned, overwrite=overwrite, say=say)
     if image_tokens and text_tokens and text_offsets:
         made = import_tokens(made, image_tokens, text_tokens, text_offsets)
     _describe(made)
+
+
+def _from_mat(mat: Path, variables: tuple[str, ...], val: float, out: Path, name: str | None, overwrite: bool) -> Any:
+    from data_prep.importing_mat import ROLES, import_mat
+
+    told: dict[str, list[str]] = {}
+    for one in variables:
+        role, _, names = one.partition("=")
+        if role not in ROLES or not names or role in told:
+            raise UserError(f"--variable {one}: say images=NAME,NAME, texts=... and labels=..., each once.")
+        told[role] = names.split(",")
+    return import_mat(mat, out, name, variables=told or None, val=val, overwrite=overwrite, say=say)
 
 
 def _describe(made: Any) -> None:
@@ -100,7 +130,8 @@ def _describe(made: Any) -> None:
     )
     classes = f"; {len(made.classes):,} classes" if made.labelled else ""
     cells = f"; {made.meta['tokens']['cells']} cells an image, words" if made.meta.get("tokens") else ""
-    echo(f"{made.root}: {made.dim} wide; {counts}{classes}{cells}")
+    wide = f"{made.dim}" if made.aligned else f"images {made.dims[0]} and texts {made.dims[1]}, not aligned,"
+    echo(f"{made.root}: {wide} wide; {counts}{classes}{cells}")
 
 
 def _pool(context: click.Context, parameter: click.Parameter, value: str) -> int | str:

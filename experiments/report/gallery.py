@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.images import files_digest, read_image
-from experiments.results.result import Result
+from experiments.results.result import Result, reference
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER
-from rank_xmodal.retrieval.gallery import CLIP
 
 CANDIDATES = 5
 """Candidates shown of a list."""
@@ -35,7 +34,7 @@ class Item(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """An item in a list, and by how many places it rose from CLIP's; None in that list itself."""
+    """An item in a list, and by how many places it rose from the reference's; None in that list itself."""
 
     item: Item
     relevant: bool
@@ -50,12 +49,12 @@ class Ordered(NamedTuple):
     candidates: list[Candidate]
 
 
-Example = tuple[Item, list[Ordered]]  # a query, and its list in CLIP's order and in the run's
+Example = tuple[Item, list[Ordered]]  # a query, and its list in the reference's order and in the run's
 
 
 def most_moved(result: Result) -> tuple[list[int], list[int]]:
     """Return the places of the queries whose first relevant candidate's reciprocal rank rose most, and fell most."""
-    before, after = (result.values[row][MEAN_RANK].numpy() for row in (CLIP, RANKER))
+    before, after = (result.values[row][MEAN_RANK].numpy() for row in (reference(result.report), RANKER))
     change = 1 / after - 1 / before
     rising, falling = (np.argsort(sign * change, kind="stable")[:EXAMPLES] for sign in (-1, 1))
     return [int(p) for p in rising if change[p] > 0], [int(p) for p in falling if change[p] < 0]
@@ -67,7 +66,7 @@ def example(data: EmbeddingSet, result: Result, place: int, picture: Callable[[s
     rows, labels, by_image = lists.candidates[place], lists.labels[place], lists.direction == "i2t"
     found: list[Ordered] = []
     before: dict[int, int] = {}
-    for row in (CLIP, RANKER):
+    for row in (reference(result.report), RANKER):
         # As in the metrics, of equals the relevant come last; padding has no place.
         order = [int(p) for p in np.lexsort((labels, -result.scores[row][place].double().numpy())) if labels[p] >= 0]
         shown = [

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.report.gallery import example, most_moved, own_files, thumbnails
 from experiments.report.render import render
 from experiments.results.evaluate import evaluate_run
-from experiments.results.result import Result, rows_in
+from experiments.results.result import Result, reference, rows_in
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
@@ -60,7 +60,7 @@ def write_report(out: Path, name: str, data: EmbeddingSet, facts: dict[str, Any]
         How it did; nothing is scored again.
     """
     rows = rows_in(result.report)
-    before, after = (result.values[row][MEAN_RANK].numpy() for row in (CLIP, RANKER))
+    before, after = (result.values[row][MEAN_RANK].numpy() for row in (reference(result.report), RANKER))
     told = {
         "name": name,
         "data": data,
@@ -87,9 +87,10 @@ def write_report(out: Path, name: str, data: EmbeddingSet, facts: dict[str, Any]
 
 
 def _compared(result: Result) -> list[tuple[str, float]]:
-    """Hold the run's R@1 against the best of the other rows, and against CLIP's: the rows, with p by Holm over both."""
+    """Hold the run's R@1 against the best other row, and the reference: the rows, with p by Holm over both."""
     best = max(rows_in(result.report)[:-1], key=lambda row: result.report[row]["R@1"])
-    against = [best] if best == CLIP else [best, CLIP]
+    first = reference(result.report)
+    against = [best] if best == first else [best, first]
     own = result.values[RANKER]["R@1"].numpy()
     p = holm(np.array([paired_p(own, result.values[row]["R@1"].numpy(), result.group) for row in against]))
     return list(zip(against, p.tolist(), strict=True))

@@ -34,6 +34,8 @@ def ranked(
 ) -> RankedGallery:
     """Rank a split's gallery in the ranker's direction, by CLIP or in the ranker's own space.
 
+    The latter is taken, too, where the sides of the set are not aligned.
+
     Raises
     ------
     UserError
@@ -41,7 +43,7 @@ def ranked(
     """
     direction = check_direction(reranker.facts["direction"])
     stack = reranker.stack
-    if first_stage == "clip":
+    if first_stage == "clip" and data.aligned:
         return rank_gallery(data, direction, split, depth, first_stage=CLIP)
     if stack.own_space is None:
         raise UserError(

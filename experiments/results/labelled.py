@@ -23,7 +23,7 @@ from rank_xmodal.scorers.stack import rows_of, score_rows
 from rank_xmodal.use.reranker import Reranker
 
 _SHOWN_CLASSES = 12  # a larger confusion matrix is not for a terminal
-_WIDTH = 12
+_LABEL, _WIDTH = 14, 12
 _ENOUGH = 0.9  # with fewer of the matches in the lists, the best threshold is often to call all of a list a match
 
 
@@ -82,7 +82,7 @@ def _pairs(
     bank = reranker.stack.bank
     others = np.array([row.tobytes() not in asked for row in bank])
     stack = replace(reranker.stack, bank=bank[others] if others.any() else bank)
-    val_scores = score_rows(rows_of(stack), data, val.lists, reranker.device)
+    val_scores = score_rows(rows_of(stack, data), data, val.lists, reranker.device)
     levels = {"class": (by_class, class_level.by_class(data, val)), "item": (gallery, val)}
     return {
         "threshold_from": "val",
@@ -122,10 +122,10 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
         f"by class: {found['classes']:,} classes, {'one' if found['one_class'] else 'one or more'} an item; relevant "
         f"is what shares one with the query, {found['relevant']:,.1f} of the gallery's {report['gallery']:,} on average"
     )
-    yield f"{'':8}" + "".join(f"{name:>{_WIDTH}}" for name in class_level.METRICS)
+    yield f"{'':{_LABEL}}" + "".join(f"{name:>{_WIDTH}}" for name in class_level.METRICS)
     for row in (*rows_in(report), "ceiling"):
         label = row if row == "ceiling" else row_label(row)
-        yield f"{label:8}" + "".join(f"{100 * found[row][name]:{_WIDTH}.2f}" for name in class_level.METRICS)
+        yield f"{label:{_LABEL}}" + "".join(f"{100 * found[row][name]:{_WIDTH}.2f}" for name in class_level.METRICS)
     yield (
         "MAP@k divides by all relevant items of the gallery, MAP likewise over the whole list of "
         f"{report['candidates']}; ceiling: the best order of these lists"
@@ -144,12 +144,12 @@ def _pair_lines(pairs: dict[str, Any], gallery: int, rows: list[str]) -> Iterato
         found = pairs[level]
         yield f"matched pairs, {meaning}: threshold of the {where}; the lists hold {100 * found['listed']:.2f} %"
         heads = ("threshold", "precision", "recall", "F1", "tp", "fp", "fn", "tn")
-        yield f"{'':8}" + "".join(f"{name:>{_WIDTH}}" for name in heads)
+        yield f"{'':{_LABEL}}" + "".join(f"{name:>{_WIDTH}}" for name in heads)
         for row in rows:
             one, label = found[row], row_label(row)
             shares = "".join(f"{100 * one[name]:{_WIDTH}.2f}" for name in ("precision", "recall", "f1"))
             counts = "".join(f"{one[name]:{_WIDTH},}" for name in ("tp", "fp", "fn", "tn"))
-            yield f"{label:8}{one['threshold']:{_WIDTH}.4g}{shares}{counts}"
+            yield f"{label:{_LABEL}}{one['threshold']:{_WIDTH}.4g}{shares}{counts}"
     if pairs["class"]["listed"] < _ENOUGH:
         yield (
             f"the lists are too short for classes of this size: --depth {gallery} has every pair judged by its score"

@@ -32,6 +32,11 @@ def rows_in(report: Mapping[str, Any]) -> list[str]:
     return list(report.get("rows", [*(scorer.name for scorer in COMPARED), RANKER]))
 
 
+def reference(report: Mapping[str, Any]) -> str:
+    """Return the row that a run is held against: CLIP, or a random order where images and texts share no space."""
+    return rows_in(report)[0]
+
+
 @dataclass(frozen=True)
 class Result:
     """A ranker judged on a split, beside what it is compared with.
@@ -65,7 +70,7 @@ class Result:
         calibration: Calibration | None = None,
     ) -> Result:
         """Score the gallery's lists by the stack and by what it is compared with, and judge all."""
-        scores = score_rows(rows_of(stack), data, gallery.lists, device)
+        scores = score_rows(rows_of(stack, data), data, gallery.lists, device)
         group = query_groups(data, check_direction(gallery.lists.direction))[gallery.lists.query]
         return cls(gallery, scores, *judge(scores, gallery, calibration), group)
 

@@ -21,10 +21,11 @@ from rank_xmodal.evaluation import calibration as calibrating
 from rank_xmodal.evaluation.calibration import Calibration
 from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.gallery import RankedGallery, has_split, rank_gallery
-from rank_xmodal.scorers import Scorer, ScorerSettings, Stack, class_of
+from rank_xmodal.scorers import Scorer, ScorerSettings, Stack, class_of, names
 from rank_xmodal.scorers.list_trained import SMALL
+from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.scorers.settings import ListSettings
-from rank_xmodal.scorers.stack import TrainingPart, fit_stack
+from rank_xmodal.scorers.stack import TrainingPart, check_aligned, fit_stack
 from rank_xmodal.training.crossfit import inner_count, inner_folds
 from rank_xmodal.training.watch import Watch
 
@@ -82,6 +83,11 @@ def base_of(settings: ScorerSettings) -> Scorer:
     return class_of(settings.on)(device=settings.device)
 
 
+def _makes_a_space(name: str) -> bool:
+    scorer = class_of(name)
+    return scorer.takes_unaligned and issubclass(scorer, Projection)
+
+
 def plan(
     data: EmbeddingSet,
     direction: Direction,
@@ -108,7 +114,10 @@ def plan(
     """
     scorer, base = scorer_of(settings), base_of(settings)
     scorer.needs.check(scorer.name, data)
-    validation = rank_gallery(data, direction, "val") if has_split(data, direction, "val") else None
+    check_aligned(scorer, base, data, [name for name in names() if _makes_a_space(name)])
+    # Without a common space there are no lists to validate by: what chooses a setting looks at the split itself.
+    validated = data.aligned and has_split(data, direction, "val")
+    validation = rank_gallery(data, direction, "val") if validated else None
     if settings.calibrate and validation is None:
         raise UserError(
             "calibrate=true needs a validation split (val), this set has none. Give it one, or leave it out."

@@ -14,7 +14,7 @@ import yaml
 from experiments.report.page import report_of_run, write_report
 from experiments.report.plots import plot_reliability, plot_run
 from experiments.results.names import run_name
-from experiments.results.result import Result, rows_in
+from experiments.results.result import Result, reference, rows_in
 from experiments.run import procedure
 from experiments.run.card import card
 from experiments.run.lists import kept_or_mined
@@ -29,10 +29,11 @@ from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER, SHOWN
 from rank_xmodal.files import held, read_json, replacing, sha256, write_json
-from rank_xmodal.retrieval.gallery import CLIP, has_split, rank_gallery
+from rank_xmodal.retrieval.gallery import has_split
 from rank_xmodal.scorers import ScorerSettings
 from rank_xmodal.scorers.facts import read_facts
 from rank_xmodal.scorers.folder import FILES, load, save
+from rank_xmodal.scorers.stack import first_gallery
 from rank_xmodal.training.watch import Watch
 
 OF_TEST = ("test.json", "test.parquet", "report.html")
@@ -187,7 +188,7 @@ def _finish(
     """Judge, write the run's files, and close its MLflow run."""
     staged, result = work.stage(), None
     if has_split(data, direction, "test"):
-        gallery = rank_gallery(data, direction, "test")
+        gallery = first_gallery(fitted.stack, data, direction, "test")
         result = Result.of(fitted.stack, data, gallery, pick_device(settings.device), fitted.calibration)
         with replacing(staged / "test.parquet") as part:
             result.table().to_parquet(part, index=False, write_page_checksum=True)
@@ -244,7 +245,7 @@ def _final(report: dict[str, Any]) -> dict[str, float]:
         return {}
     groups = {row: "test" if row == RANKER else f"test_{row}" for row in rows_in(report)}
     final = {f"{group}/{metric_key(name)}": report[row][name] for row, group in groups.items() for name in SHOWN}
-    final["gain/R1"] = report[RANKER]["R@1"] - report[CLIP]["R@1"]
+    final["gain/R1"] = report[RANKER]["R@1"] - report[reference(report)]["R@1"]
     final["test/ceiling"] = report["ceiling"]
     if "calibration" in report:
         final.update({f"test_calibration/{name}": report["calibration"][name] for name in ("ECE", "Brier", "AP")})

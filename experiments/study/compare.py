@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.results.names import row_name
-from experiments.results.result import GROUP, rows_in
+from experiments.results.result import GROUP, reference, row_label, rows_in
 from experiments.run.tracking import read_runs
 from experiments.study.plan import UNTRAINED
 from experiments.study.table import TESTED, Outcome, Table, tabulate
@@ -100,9 +100,10 @@ def _differently(one: Outcome, other: Outcome) -> Iterator[str]:
     for key in _STAGE:
         if one.report[key] != other.report[key]:
             yield f"with a different {_CALLED.get(key, key)}, {one.report[key]} and {other.report[key]}"
-    if not one.agrees(other, CLIP):
-        values = (f"{run.report[CLIP][TESTED]:.6f}" for run in (one, other))
-        yield f"by different versions, with different figures of CLIP ({TESTED} {' and '.join(values)})"
+    first = reference(one.report)
+    if first == reference(other.report) and not one.agrees(other, first):
+        values = (f"{run.report[first][TESTED]:.6f}" for run in (one, other))
+        yield f"by different versions, with different figures of {row_label(first)} ({TESTED} {' and '.join(values)})"
     queries = [run.queries["query"] for run in (one, other) if run.queries is not None]
     if len(queries) == 2 and not queries[0].equals(queries[1]):
         yield f"on different queries ({len(queries[0]):,} and {len(queries[1]):,})"

@@ -47,15 +47,30 @@ def _good_labels(value: object) -> bool:
     return isinstance(value, str) and value != "" and all(name and name == name.strip() for name in classes_of(value))
 
 
+def check_common_space(data: EmbeddingSet) -> None:
+    """Check that images and texts can be compared by their cosine.
+
+    Raises
+    ------
+    UserError
+        If they are features of two kinds.
+    """
+    if not data.aligned:
+        raise UserError(
+            f"{data.root or data.name}: its images and texts lie in no common space, so no cosine finds candidates. "
+            "Train a scorer that maps both into one (cca, dcca), whose own space is the first stage."
+        )
+
+
 def check_shapes(data: EmbeddingSet, where: str) -> None:
     """Check that tables are as long as their embeddings, both sides as wide, and relevance within them."""
     for side, emb, table in (("image", data.image_emb, data.images), ("text", data.text_emb, data.texts)):
         if len(emb) != len(table):
             raise UserError(f"{where}: {len(emb)} {side} embeddings but {len(table)} rows in {side}s.parquet.")
-    if data.image_emb.shape[1] != data.text_emb.shape[1]:
+    if data.aligned and data.image_emb.shape[1] != data.text_emb.shape[1]:
         raise UserError(
             f"{where}: images are {data.image_emb.shape[1]} wide, texts {data.text_emb.shape[1]}. "
-            "Both must come from the same model."
+            "Both must come from the same model; features of two kinds are imported with --unaligned."
         )
     for side, count in (("image", len(data.images)), ("text", len(data.texts))):
         rows = data.relevance[side].to_numpy()
@@ -93,6 +108,12 @@ def off_unit(rows: np.ndarray) -> tuple[int, float] | None:
     return None
 
 
+def _not_finite(rows: np.ndarray) -> tuple[int, float] | None:
+    """Return the first row (n, d) with a value that is not finite, and NaN; None where there is none."""
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    return (int(bad[0]), float("nan")) if len(bad) else None
+
+
 def check(data: EmbeddingSet, where: str) -> None:
     """Check everything that a set must have before it is written, see `EmbeddingSet.write`."""
     check_shapes(data, where)
@@ -109,13 +130,13 @@ def check(data: EmbeddingSet, where: str) -> None:
             raise UserError(
                 f"{where}: {side}_id {ids.iloc[row]!r} stands in rows {first} and {row}. Ids must be unique."
             )
-        off = off_unit(emb)
+        off = off_unit(emb) if data.aligned else _not_finite(emb)
         if off is not None:
             row, value = off
             kind = "NaN or infinite" if not np.isfinite(value) else "zero" if value == 0 else f"of length {value:.4f}"
             raise UserError(
                 f"{where}: the {side} embedding in row {row} ({side}_id {ids.iloc[row]!r}) is {kind}; it must be "
-                "finite and of length 1. Embed that item again or leave it out."
+                f"finite{' and of length 1' * data.aligned}. Embed that item again or leave it out."
             )
     texts = data.texts["text"].astype(str)
     empty = np.flatnonzero((texts.str.strip() == "").to_numpy())

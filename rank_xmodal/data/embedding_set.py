@@ -56,15 +56,18 @@ class EmbeddingSet:
     Attributes
     ----------
     image_emb : ndarray (n_images, d), float16
-        L2-normalised rows; memory-mapped when the set was opened from disk.
+        L2-normalised rows; memory-mapped when the set was opened from disk. Where the sides are not `aligned`: float32
+        as they came.
     text_emb : ndarray (n_texts, d), float16
+        Of another width where the sides are not aligned.
     images : DataFrame with image_id, path, split; row i describes row i of `image_emb`.
     texts : DataFrame with text_id, text, split.
         Of a labelled set both have a column labels, too: the item's class, or several separated by "|". It may be empty
         outside the splits train, val and test only.
     relevance : DataFrame with image, text (rows) and grade (1 or more); many-to-many.
     meta : dict
-        format, name, encoder, pretrained, weights_sha256, dim, normalised, dtype, counts, fingerprint.
+        format, name, encoder, pretrained, weights_sha256, dim, normalised, dtype, counts, fingerprint; aligned
+        (false) and text_dim where the sides are not aligned.
     root : Path or None
         The folder it was opened from.
     kept : Path or None
@@ -102,6 +105,16 @@ class EmbeddingSet:
     def dims(self) -> tuple[int, int]:
         """Width of an image's and of a text's embedding."""
         return int(self.image_emb.shape[1]), int(self.text_emb.shape[1])
+
+    @property
+    def aligned(self) -> bool:
+        """Whether images and texts lie in one space, as one model's do. If not, no cosine says how near two are."""
+        return bool(self.meta.get("aligned", True))
+
+    @property
+    def dtype(self) -> type[np.floating[Any]]:
+        """How embeddings are stored."""
+        return np.float16 if self.aligned else np.float32
 
     @property
     def name(self) -> str:
@@ -186,8 +199,8 @@ class EmbeddingSet:
         Raises
         ------
         UserError
-            If an embedding is not finite, zero or not L2-normalised, an id occurs twice, a caption is empty, a
-            relevance row points nowhere, or an item of a labelled set has no class.
+            If an embedding is not finite, or zero or not L2-normalised where the sides are aligned, an id occurs
+            twice, a caption is empty, a relevance row points nowhere, or an item of a labelled set has no class.
         """
         path = Path(path)
         check(self, str(path))
@@ -196,8 +209,8 @@ class EmbeddingSet:
         texts = self.texts[[*_TEXTS, *extra]].astype(_TEXTS)
         with replacing(path) as part:
             part.mkdir()
-            np.save(part / "image_emb.npy", np.ascontiguousarray(self.image_emb, dtype=np.float16))
-            np.save(part / "text_emb.npy", np.ascontiguousarray(self.text_emb, dtype=np.float16))
+            np.save(part / "image_emb.npy", np.ascontiguousarray(self.image_emb, dtype=self.dtype))
+            np.save(part / "text_emb.npy", np.ascontiguousarray(self.text_emb, dtype=self.dtype))
             images.to_parquet(part / "images.parquet", index=False, write_page_checksum=True)
             texts.to_parquet(part / "texts.parquet", index=False, write_page_checksum=True)
             self.relevance.astype(_RELEVANCE).to_parquet(part / "relevance.parquet", index=False)
@@ -211,8 +224,9 @@ class EmbeddingSet:
             facts = {
                 "format": FORMAT,
                 "dim": self.dim,
-                "normalised": True,
-                "dtype": "float16",
+                **({} if self.aligned else {"aligned": False, "text_dim": self.dims[1]}),
+                "normalised": self.aligned,
+                "dtype": np.dtype(self.dtype).name,
                 "counts": counts,
                 "fingerprint": fingerprint_of(replace(self, images=images, texts=texts)),
             }
@@ -243,8 +257,8 @@ class EmbeddingSet:
                 f"{path / 'meta.json'}: format {found!r}; this version reads format {FORMAT}. Embed or import again."
             )
         opened = cls(
-            image_emb=_load(path / "image_emb.npy"),
-            text_emb=_load(path / "text_emb.npy"),
+            image_emb=_load(path / "image_emb.npy", meta),
+            text_emb=_load(path / "text_emb.npy", meta),
             images=_read_items(path / "images.parquet", _IMAGES, "images"),
             texts=_read_items(path / "texts.parquet", _TEXTS, "texts"),
             relevance=read_table(path / "relevance.parquet", _RELEVANCE, "relevances"),
@@ -254,8 +268,13 @@ class EmbeddingSet:
         )
         check_shapes(opened, str(path))
         check_labels(opened, str(path))
-        if opened.dim != meta.get("dim"):
-            raise UserError(f"{path}: embeddings are {opened.dim} wide, meta.json says {meta.get('dim')}. Embed again.")
+        for side, found, told in zip(
+            ("image", "text"), opened.dims, (meta.get("dim"), meta.get("text_dim", meta.get("dim"))), strict=True
+        ):
+            if found != told:
+                raise UserError(
+                    f"{path}: {side} embeddings are {found} wide, meta.json says {told}. Embed or import again."
+                )
         check_once([path / name for name in _FILES], lambda: _verify(opened, path))
         return opened
 
@@ -270,10 +289,10 @@ def _verify(data: EmbeddingSet, path: Path) -> None:
         )
 
 
-def _load(path: Path) -> np.ndarray:
-    array = open_npy(path, "Embed or import again.")
-    if array.dtype != np.float16 or array.ndim != 2:
-        raise UserError(f"{path}: expected (n, d) float16, found {array.shape} {array.dtype}. Embed or import again.")
+def _load(path: Path, meta: dict[str, Any]) -> np.ndarray:
+    array, kind = open_npy(path, "Embed or import again."), "float16" if meta.get("aligned", True) else "float32"
+    if array.dtype != np.dtype(kind) or array.ndim != 2:
+        raise UserError(f"{path}: expected (n, d) {kind}, found {array.shape} {array.dtype}. Embed or import again.")
     return array
 
 
@@ -289,8 +308,8 @@ def _read_items(path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
 def fingerprint_of(data: EmbeddingSet) -> str:
     """Return the SHA-256 of embeddings, relevance, ids, captions and splits, whatever the set's meta says."""
     parts: list[Any] = [
-        np.ascontiguousarray(data.image_emb, dtype=np.float16),
-        np.ascontiguousarray(data.text_emb, dtype=np.float16),
+        np.ascontiguousarray(data.image_emb, dtype=data.dtype),
+        np.ascontiguousarray(data.text_emb, dtype=data.dtype),
         np.ascontiguousarray(data.relevance[["image", "text", "grade"]].to_numpy(np.int64)),
     ]
     for table, columns in ((data.images, ("image_id", "split")), (data.texts, ("text_id", "text", "split"))):

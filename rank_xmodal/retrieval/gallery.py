@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.checks import check_common_space
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.retrieval.exact import exact_cosine
 from rank_xmodal.retrieval.retriever import ExactRetriever, Space, Unmapped
@@ -25,7 +26,8 @@ class RankedGallery:
     Attributes
     ----------
     lists : CandidateLists
-        In the order of the first stage, ties by row; their `cosine` is CLIP's, whatever the first stage.
+        In the order of the first stage, ties by row; their `cosine` is CLIP's, whatever the first stage; where the
+        sides are not aligned, the first stage's.
     n_relevant : Tensor (Q,), int64
         Relevant candidates in the gallery.
     rank_below : Tensor (Q,), float64
@@ -84,8 +86,10 @@ def rank_gallery(
     Raises
     ------
     UserError
-        If the split is empty.
+        If the split is empty, or the sides are not aligned and there is no space to compare them in.
     """
+    if space is None:
+        check_common_space(data)
     gallery = data.candidate_rows(direction, split)
     queries = data.query_rows(direction, split)
     depth = min(depth, len(gallery))
@@ -94,9 +98,9 @@ def rank_gallery(
     retriever = ExactRetriever(space).index(offered)
     rows, scores = retriever.top(asked, depth)
     candidates = gallery[rows]
-    cosine = (
-        scores if isinstance(retriever.space, Unmapped) else exact_cosine(asked, offered, np.arange(len(rows)), rows)
-    )
+    cosine = scores
+    if data.aligned and not isinstance(retriever.space, Unmapped):
+        cosine = exact_cosine(asked, offered, np.arange(len(rows)), rows)
     labels = data.grades(direction, queries, candidates)
     relevant = data.relevance_matrix(direction)[queries][:, gallery].tocsr()
     info = {

@@ -22,6 +22,7 @@ class CSLS(Scorer):
     """
 
     name = "csls"
+    takes_unaligned = True
     label = "CSLS"
     paper = "Conneau et al.: Word Translation Without Parallel Data, ICLR 2018, arXiv:1710.04087"
 

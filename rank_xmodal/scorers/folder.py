@@ -39,7 +39,7 @@ def save(path: Path, stack: Stack, facts: dict[str, Any], card: str) -> None:
         The model card, Markdown.
     """
     tensors = {**stack.scorer.state, **{_BASE + name: value for name, value in stack.base.state.items()}}
-    bank = np.asarray(stack.bank, dtype=np.float16)
+    bank = np.asarray(stack.bank)
     write_tensors(path / "model.safetensors", tensors)
     with replacing(path / "query_bank.npy") as part, part.open("wb") as handle:
         np.save(handle, bank)
@@ -75,7 +75,7 @@ def load(path: Path | str) -> tuple[Stack, dict[str, Any]]:
         raise UserError(f"{path}: not a whole ranker (config.json says no {lacking[0]}). Train again.")
     state = read_tensors(path / _WEIGHTS)
     bank = open_npy(path / _BANK, "Train again.")
-    if bank.ndim != 2 or bank.dtype != np.float16:
+    if bank.ndim != 2 or bank.dtype not in (np.float16, np.float32):  # the latter where sides are not aligned
         raise UserError(f"{path / _BANK}: expected (m, d) float16, found {bank.shape} {bank.dtype}. Train again.")
     bank = np.array(bank)
     _check_whole(path, facts, state, bank)

@@ -11,6 +11,7 @@ from rank_xmodal.files import read_yaml, yaml_value
 from rank_xmodal.scorers.allrank import AllRank
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.blip_itm import BlipITM
+from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.cosine import Cosine
 from rank_xmodal.scorers.csls import CSLS
@@ -51,6 +52,7 @@ _OURS: tuple[type[Scorer], ...] = (
     *HEADS.values(),
     BlipITM,
     Remote,
+    Chance,
 )
 _SCORERS = {scorer.name: scorer for scorer in _OURS}
 _sought = False

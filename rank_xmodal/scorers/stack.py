@@ -11,14 +11,16 @@ import torch
 
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
+from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.scoring import HeldOut, score_lists
 from rank_xmodal.retrieval.exact import exact_cosine
-from rank_xmodal.retrieval.gallery import RankedGallery
+from rank_xmodal.retrieval.gallery import RankedGallery, rank_gallery
 from rank_xmodal.retrieval.query_bank import Neighbours, choose_bank, neighbours, query_groups, training_neighbours
 from rank_xmodal.retrieval.retriever import Space, Unmapped
 from rank_xmodal.scorers.base import Scorer
+from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.scorers.cosine import Cosine
 from rank_xmodal.scorers.csls import CSLS
 from rank_xmodal.training.watch import Watch
@@ -107,6 +109,43 @@ class TrainingPart:
 
     lists: CandidateLists
     knows: EmbeddingSet
+
+
+def first_gallery(stack: Stack, data: EmbeddingSet, direction: Direction, split: str) -> RankedGallery:
+    """Return the lists that a fitted stack is judged on: CLIP's, or its own where the sides are not aligned.
+
+    Raises
+    ------
+    UserError
+        As `rank_gallery`.
+    """
+    if data.aligned:
+        return rank_gallery(data, direction, split)
+    return rank_gallery(data, direction, split, space=stack.own_space, first_stage=stack.own_first_stage)
+
+
+def check_aligned(scorer: Scorer, base: Scorer, data: EmbeddingSet, takers: Sequence[str]) -> None:
+    """Check that a scorer on a base can do without a common space, where the set has none.
+
+    Parameters
+    ----------
+    scorer, base : Scorer
+    data : EmbeddingSet
+    takers : sequence of str
+        Names of scorers that make a space of their own, for the message.
+
+    Raises
+    ------
+    UserError
+        If it can't.
+    """
+    able = scorer.takes_unaligned and (base.takes_unaligned or not (scorer.needs.base or scorer.needs.neighbours))
+    if not data.aligned and not able:
+        on = f", on={base.name}" if scorer.takes_unaligned else ""
+        raise UserError(
+            f"{data.root or data.name}: its images and texts lie in no common space, and scorer={scorer.name}{on} "
+            f"compares them in one. Choose one that makes a space: {', '.join(takers)}."
+        )
 
 
 def fit_stack(
@@ -198,8 +237,14 @@ COMPARED = (Cosine, CSLS)
 """What every run is compared with: needs no training, on the same lists and with the run's own query bank."""
 
 
-def rows_of(stack: Stack) -> dict[str, Stack]:
-    """Return the rows of a run's report, the run's own as "ranker" behind what it is compared with and made of."""
+def rows_of(stack: Stack, data: EmbeddingSet) -> dict[str, Stack]:
+    """Return the rows of a run's report, the run's own as "ranker" behind what it is compared with and made of.
+
+    The first of them is what it is held against: CLIP, or a random order where the sides of the set are not aligned,
+    for there nothing else needs no training.
+    """
+    if not data.aligned:
+        return {Chance.name: Stack(Chance(), stack.bank), RANKER: stack}
     clip = stack.base if isinstance(stack.base, Cosine) else Cosine()
     rows = {**{scorer.name: scorer() for scorer in COMPARED}, **stack.scorer.parts}
     return {**{name: Stack(scorer, stack.bank, clip) for name, scorer in rows.items()}, RANKER: stack}

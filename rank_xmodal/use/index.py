@@ -213,7 +213,7 @@ class Index:
                 cosine=torch.from_numpy(base[part]).to(self.device),
                 neighbour_cosine=self.neighbours.cosine[index].to(self.device),
                 mask=torch.ones(index.shape, dtype=torch.bool, device=self.device),
-                query_row=None if look is None else query_row,
+                query_row=query_row.to(self.device),
                 rows=index.to(self.device),
                 projected=None if self.projected is None else self.projected[index.to(self.device)],
                 tokens=None if local is None else local.batch(query_row, index).to(self.device),

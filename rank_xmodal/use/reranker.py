@@ -55,7 +55,7 @@ class Reranker:
 
     @property
     def dim(self) -> int:
-        """Width of the embeddings it takes."""
+        """Width of the embeddings it takes; of queries, where candidates are of another kind."""
         return int(self.stack.bank.shape[1])
 
     def check_made_for(self, data: EmbeddingSet, name: str) -> None:
@@ -69,9 +69,10 @@ class Reranker:
             they are.
         """
         where = data.root or data.name
-        if self.dim != data.dim:
+        wide = data.dim if data.aligned else int(data.queries(check_direction(self.facts["direction"])).shape[1])
+        if self.dim != wide:
             raise UserError(
-                f"{name}: takes embeddings {self.dim} wide, those of {where} are {data.dim} wide. Name an embedding "
+                f"{name}: takes embeddings {self.dim} wide, those of {where} are {wide} wide. Name an embedding "
                 "set of the encoder it was trained with."
             )
         own = self.facts.get("encoder") or {}

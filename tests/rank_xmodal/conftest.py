@@ -90,7 +90,7 @@ def train(data, lists, settings, *, direction="t2i", validation=None, **watch):
 def report_of(stack, data, direction="t2i", **options):
     """Return the test report of a stack and its values by query."""
     gallery = rank_gallery(data, direction, "test", **options)
-    return judge(score_rows(rows_of(stack), data, gallery.lists, torch.device("cpu")), gallery)
+    return judge(score_rows(rows_of(stack, data), data, gallery.lists, torch.device("cpu")), gallery)
 
 
 def held_out(data, direction, split="val"):

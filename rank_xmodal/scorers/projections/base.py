@@ -176,6 +176,6 @@ def _mapped(module: nn.Module, last: Callable[[torch.Tensor], torch.Tensor], emb
     parts = []
     with torch.no_grad():
         for start in range(0, len(embeddings), BLOCK):
-            block = torch.from_numpy(np.asarray(embeddings[start : start + BLOCK], dtype=np.float32))
+            block = torch.from_numpy(np.array(embeddings[start : start + BLOCK], dtype=np.float32))
             parts.append(last(module(block)).numpy())
     return np.concatenate(parts)

@@ -144,6 +144,7 @@ class CCA(Projection):
     label = "CCA"
     paper = "Hotelling: Relations between two sets of variates, Biometrika 1936"
     Settings: ClassVar[type[CCASettings]] = CCASettings
+    takes_unaligned = True
     settings: CCASettings
     best_ridge: float = RIDGE
 

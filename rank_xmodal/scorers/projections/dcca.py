@@ -108,6 +108,7 @@ class DCCA(Projection):
     label = "DCCA"
     paper = "Andrew et al.: Deep Canonical Correlation Analysis, ICML 2013"
     Settings: ClassVar[type[DCCASettings]] = DCCASettings
+    takes_unaligned = True
     settings: DCCASettings
     width: int = 0
 

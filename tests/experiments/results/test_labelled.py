@@ -112,7 +112,7 @@ def test_map_pairs_and_confusion_of_clip_are_scikit_learns(run, place, tmp_path,
     assert "by class: 4 classes, one an item" in text
     for row, label in (("clip", "CLIP"), ("ranker", "ranker")):
         shown = "".join(f"{100 * found[row][name]:12.2f}" for name in class_level.METRICS)
-        assert f"{label:8}{shown}" in text
+        assert f"{label:14}{shown}" in text
         one = found["pairs"]["class"][row]
         assert f"{one['threshold']:12.4g}{100 * one['precision']:12.2f}" in text
     assert all(name in text.split("queries by their class")[1] for name in CLASSES)
@@ -224,7 +224,7 @@ def test_a_ranker_that_was_trained_on_val_too(run, place, tmp_path, capsys):
 
     def threshold(bank):
         stack = replace(reranker.stack, bank=bank)
-        scores = score_rows(rows_of(stack), data, val.lists, reranker.device)["csls"]
+        scores = score_rows(rows_of(stack, data), data, val.lists, reranker.device)["csls"]
         scores = class_level.pair_scores("csls", scores, val)
         judged = class_level.by_class(data, val)
         return class_level.matched_pairs(scores, judged, (scores, judged))["threshold"]
@@ -247,7 +247,7 @@ def test_a_calibrated_ranker_decides_by_probability(run, place, tmp_path, capsys
     scored = {}
     for split in ("val", "test"):
         stage = rank_gallery(data, "t2i", split)
-        scores = score_rows(rows_of(reranker.stack), data, stage.lists, reranker.device)
+        scores = score_rows(rows_of(reranker.stack, data), data, stage.lists, reranker.device)
         scored[split] = (reranker.calibration.probability(scores["ranker"]), stage)
     expected = class_level.matched_pairs(*scored["test"], scored["val"])
     assert pairs["item"]["ranker"] == pytest.approx(expected)

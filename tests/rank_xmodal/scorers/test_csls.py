@@ -48,6 +48,6 @@ def test_it_beats_cosine_where_there_are_hubs(corpus):
     data = corpus.planted(seed=5)
     gallery = rank_gallery(data, "t2i", "test")
     stack = Stack(CSLS(), data.text_emb[data.query_rows("t2i", "train")])
-    report, _ = judge(score_rows(rows_of(stack), data, gallery.lists, torch.device("cpu")), gallery)
+    report, _ = judge(score_rows(rows_of(stack, data), data, gallery.lists, torch.device("cpu")), gallery)
     assert report["csls"]["R@1"] > report["clip"]["R@1"]
     assert report["ranker"] == report["csls"]

@@ -86,7 +86,7 @@ def test_it_beats_cosine_where_there_are_hubs(corpus, scorer):
         data = corpus.planted(seed=seed)
         gallery = rank_gallery(data, "t2i", "test")
         stack = fit_stack(scorer(device="cpu"), data, "t2i", device=CPU)
-        report, _ = judge(score_rows(rows_of(stack), data, gallery.lists, CPU), gallery)
+        report, _ = judge(score_rows(rows_of(stack, data), data, gallery.lists, CPU), gallery)
         gains.append(report["ranker"]["R@1"] - report["clip"]["R@1"])
     assert np.mean(gains) > 0.01
 

@@ -46,7 +46,7 @@ def test_rows_of_a_report_share_what_they_can(corpus, monkeypatch):
     calls = []
     real = Stack.neighbours
     monkeypatch.setattr(Stack, "neighbours", lambda self, c: (calls.append(self.scorer.name), real(self, c))[1])
-    found = score_rows(rows_of(stack), corpus.data, gallery.lists, CPU)
+    found = score_rows(rows_of(stack, corpus.data), corpus.data, gallery.lists, CPU)
     assert list(found) == ["clip", "csls", "ranker"]
     assert calls == ["clip", "csls"], "hubness is looked up once for both that need it"
     alone = score_lists(stack.scorer, stack.tensors(corpus.data, gallery.lists, CPU))

@@ -1,0 +1,64 @@
+"""The road of a set whose images and texts share no space: train, evaluate, compare, report."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory, run):
+    """Return the folder of a set of 200 pairs, images 12 and texts 5 wide, of four classes."""
+    folder = tmp_path_factory.mktemp("unaligned")
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 4, 200)
+    known = np.eye(4)[kind] + 0.4 * rng.normal(size=(200, 4))
+    images = known @ rng.normal(size=(4, 12)) + 0.2 * rng.normal(size=(200, 12))
+    texts = known @ rng.normal(size=(4, 5)) + 0.2 * rng.normal(size=(200, 5))
+    parts = {"I": images, "T": texts, "L": kind[:, None] + 1}
+    savemat(folder / "some.mat", {f"{k}_{split}": v[part] for k, v in parts.items()
+                                  for split, part in (("tr", slice(0, 140)), ("te", slice(140, 200)))})  # fmt: skip
+    run("import", "--mat", folder / "some.mat", "--val", "0.2", "--out", folder / "set")
+    return folder
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_a_projection_is_trained_judged_and_reported(labelled, run, tmp_path, direction, capsys):
+    out = tmp_path / "cca"
+    common = ("--data", labelled / "set", "--set", "device=cpu")
+    run("train", *common, "--direction", direction, "--scorer", "cca", "--out", out, "--mlruns", tmp_path / "mlruns")
+    said = capsys.readouterr().out
+    assert "of CCA's own space" in said
+    assert "random order" in said
+    run("evaluate", out, "--data", labelled / "set", "--depth", "60", "--json", tmp_path / "figures.json")
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert found["rows"] == ["chance", "ranker"]
+    assert found["labels"]["ranker"]["MAP"] > 0.6 > 0.4 > found["labels"]["chance"]["MAP"]
+    assert found["ranker"]["R@1"] > found["chance"]["R@1"]
+    run("report", out, "--data", labelled / "set")
+    assert "random order" in (out / "report.html").read_text()
+    run("compare", out)
+    assert "CCA" in capsys.readouterr().out
+
+
+def test_hubness_is_corrected_in_the_space_of_a_projection(labelled, run, tmp_path):
+    common = ("--data", labelled / "set", "--set", "device=cpu", "--no-tracking", "--direction", "t2i")
+    run("train", *common, "--scorer", "csls", "--on", "cca", "--out", tmp_path / "csls")
+    run("evaluate", tmp_path / "csls", "--data", labelled / "set")
+
+
+@pytest.mark.parametrize(
+    "asked", [("--scorer", "csls"), ("--scorer", "vsepp"), (), ("--on", "cca"), ("--scorer", "clip")]
+)
+def test_what_needs_a_cosine_names_those_that_do_not(labelled, run, tmp_path, asked, capsys):
+    run("train", "--data", labelled / "set", "--direction", "t2i", "--set", "device=cpu", "--no-tracking", *asked,
+        "--out", tmp_path / "run", code=2)  # fmt: skip
+    said = capsys.readouterr().err
+    assert "lie in no common space" in said
+    assert "Choose one that makes a space: cca, dcca" in said
+
+
+def test_mining_by_a_cosine_is_refused(labelled, run, capsys):
+    run("mine", labelled / "set", "--direction", "t2i", code=2)
+    assert "lie in no common space" in capsys.readouterr().err
