@@ -1,4 +1,4 @@
-"""Verbs that put a ranker to use: search."""
+"""Verbs that put a ranker to use: search, resolve."""
 
 from __future__ import annotations
 
@@ -39,4 +39,30 @@ def search(run: Path, data: Path, text: str | None, image: Path | None, k: int, 
         echo(f"{hit['rank']:3d}  {hit['score']:8.3f}{sure}  cosine {hit['cosine']:.4f}  {row}  {what}")
 
 
-COMMANDS = (search,)
+@click.command()
+@click.argument("run", type=PATH)
+@options.own_set
+@options.split
+@click.option("--out", type=PATH, help="Write the run's matched pairs there, as CSV.")
+@click.option("--json", "json_file", type=PATH, help="Write the figures there; shares from 0 to 1.")
+@options.device
+def resolve(run: Path, data: Path, split: str, out: Path | None, json_file: Path | None, device: str) -> None:
+    """Decide which images and captions of a split are one, by a threshold and by a one-to-one assignment.
+
+    Both thresholds are chosen on the validation split. The pairs of the rule that is better there are written.
+    """
+    from experiments.use import resolve as resolving
+    from rank_xmodal.data.embedding_set import EmbeddingSet
+    from rank_xmodal.files import write_json
+
+    found = resolving.resolve(run, EmbeddingSet.open(data), split, device=device, say=say)
+    for line in resolving.lines(found.report):
+        echo(line)
+    if json_file:
+        write_json(json_file, found.report)
+    if out:
+        resolving.write_matches(out, found.matches)
+        echo(f"wrote {out}: {len(found.matches):,} pairs by the {found.report['written']}, the better F1 on val")
+
+
+COMMANDS = (search, resolve)
