@@ -34,6 +34,7 @@ NAMES = (
     "encoding",
     "growth",
     "local_scoring",
+    "hamming_search",
 )
 _PACKAGES = ("torch", "allRank", "sentence-transformers", "faiss-cpu", "open_clip_torch", "numpy")
 
