@@ -23,6 +23,7 @@ from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.scorers.cosine import Cosine
 from rank_xmodal.scorers.csls import CSLS
+from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.training.watch import Watch
 
 
@@ -57,6 +58,14 @@ class Stack:
         """Where a first stage of its own searches: the scorer's space, else its base's; None where that is CLIP's."""
         space = self.scorer.space or self.space
         return None if isinstance(space, Unmapped) else space
+
+    @property
+    def dims(self) -> tuple[int, int] | None:
+        """Width of queries and of candidates where the sides are not aligned; None where both are of one space."""
+        space = self.own_space
+        if self.bank.dtype != np.float32 or not isinstance(space, Projection):
+            return None
+        return space.dims if space.direction == "i2t" else space.dims[::-1]
 
     @property
     def own_first_stage(self) -> str:

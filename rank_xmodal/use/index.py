@@ -19,7 +19,7 @@ from rank_xmodal.retrieval.query_bank import Neighbours
 from rank_xmodal.retrieval.retriever import ExactRetriever, Retriever, Space, Unmapped
 from rank_xmodal.scorers.stack import Stack
 from rank_xmodal.use.given import checked_content, checked_tokens, whole
-from rank_xmodal.use.normalise import normalised
+from rank_xmodal.use.normalise import as_they_are, normalised
 
 DEPTH = 50  # candidates that the first stage hands to the ranker
 
@@ -60,7 +60,7 @@ class Index:
     Attributes
     ----------
     stack : Stack
-    candidates : ndarray (n, d), float16, L2-normalised
+    candidates : ndarray (n, d), float16, L2-normalised; float32 as they are where sides are not aligned
     ids : ndarray (n,)
     device : torch.device
     retriever : Retriever
@@ -161,7 +161,11 @@ class Index:
         k = whole("k", k, len(self.candidates))
         depth = min(max(whole("depth", depth), k), len(self.candidates))
         batch_size = max(whole("batch_size", batch_size) * DEPTH // max(depth, DEPTH), 1)
-        asked = normalised(queries, self.candidates.shape[1], "queries")
+        dims = self.stack.dims
+        if dims is None:
+            asked = normalised(queries, self.candidates.shape[1], "queries")
+        else:
+            asked = as_they_are(queries, dims[0], "queries")
         scorer = self.stack.scorer
         words = checked_tokens(tokens, scorer.needs.tokens, len(asked), self.query_width, "queries", scorer.label)
         local = None if words is None or self.tokens is None else ListTokens(words, self.tokens)
@@ -170,7 +174,8 @@ class Index:
         every = np.arange(len(asked))
         # In CLIP's own space the retriever's scores are the cosines already.
         by_clip = isinstance(self.retriever, ExactRetriever) and isinstance(self.retriever.space, Unmapped)
-        cosine = found_by if by_clip else exact_cosine(asked, self.candidates, every, rows)
+        # Features of two kinds have no other cosine.
+        cosine = found_by if by_clip or dims else exact_cosine(asked, self.candidates, every, rows)
         found = self._scored(asked, rows, cosine, batch_size, local, look)
         order = found.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
         probability = None if self.calibration is None else self.calibration.probability(found).numpy()

@@ -21,7 +21,7 @@ from rank_xmodal.scorers.folder import load
 from rank_xmodal.scorers.stack import Stack
 from rank_xmodal.use.given import checked_content, checked_tokens, differing, kind_of
 from rank_xmodal.use.index import Index
-from rank_xmodal.use.normalise import normalised
+from rank_xmodal.use.normalise import as_they_are, normalised
 
 FirstStage = Literal["clip", "own"]
 
@@ -115,10 +115,11 @@ class Reranker:
         Parameters
         ----------
         embeddings : ndarray (n, dim), any float; scaled to length 1 where they aren't
+            Where images and texts share no space, features of the candidates' kind, taken as they are.
         ids : sequence of n, by default 0 .. n - 1
         first_stage : "clip" or "own"
             What finds the candidates that are put in order: CLIP's cosine, or that of the ranker's own space where it
-            has one, as a projection does.
+            has one, as a projection does. Where images and texts share no space, it is the latter.
         own : csr_matrix (n, queries of the bank) or None
             Which queries of the bank ask for which embeddings, where the corpus holds training items: see
             `rank_xmodal.retrieval.query_bank.own_queries`.
@@ -133,7 +134,11 @@ class Reranker:
             If the shape is wrong, a row is zero or not finite, the ids are not one for each, the ranker has no space of
             its own, or tokens or content are not what the scorer takes.
         """
-        candidates = normalised(embeddings, self.dim, "embeddings")
+        dims = self.stack.dims
+        if dims is None:
+            candidates = normalised(embeddings, self.dim, "embeddings")
+        else:
+            candidates, first_stage = as_they_are(embeddings, dims[1], "embeddings"), "own"
         names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
         if names.shape != (len(candidates),):
             raise ValueError(f"ids of shape {names.shape} for {len(candidates)} embeddings: give one id for each.")

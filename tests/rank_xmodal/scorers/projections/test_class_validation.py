@@ -9,8 +9,11 @@ from sklearn.metrics import average_precision_score
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
+from rank_xmodal.scorers.folder import save
 from rank_xmodal.scorers.projections.class_validation import ClassValidation, mean_average_precision
 from rank_xmodal.scorers.projections.pairs import TrainingPairs
+from rank_xmodal.scorers.stack import fit_stack
+from rank_xmodal.use.reranker import Reranker
 
 CLASSES = ["art", "sport", "music|art", "war"]
 
@@ -102,3 +105,24 @@ def test_a_projection_maps_two_widths_into_one_space_and_back_from_what_is_kept(
     np.testing.assert_array_equal(found, again.map_queries(asked) @ again.map_candidates(offered).T)
     same = np.array(two_widths.images["labels"][100:])
     assert found[same[:, None] == same].mean() > found[same[:, None] != same].mean() + 0.3
+
+
+@pytest.mark.parametrize("name", ["cca", "csls"])
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_a_search_among_features_of_two_kinds_finds_what_the_space_says(two_widths, tmp_path, name, direction):
+    base = scorers.get("cca", device="cpu") if name == "csls" else None
+    stack = fit_stack(scorers.get(name, device="cpu"), two_widths, direction, base=base, device=torch.device("cpu"))
+    save(tmp_path, stack, {"direction": direction}, "a card")
+    ranker = Reranker.from_pretrained(tmp_path, "cpu")
+    asked, offered = two_widths.queries(direction)[100:], two_widths.candidates(direction)[100:]
+    hits = ranker.index(offered).search(asked, k=20)
+    space = stack.own_space
+    cosine = space.map_queries(asked) @ space.map_candidates(offered).T
+    found = np.take_along_axis(cosine, hits.rows, 1)
+    np.testing.assert_allclose(hits.cosine, found, atol=1e-5)
+    if name == "cca":
+        assert (np.diff(found, axis=1) <= 1e-6).all()
+    with pytest.raises(ValueError, match=r"queries have shape \(20, 7\)"):
+        ranker.index(offered).search(np.zeros((20, 7)))
+    with pytest.raises(ValueError, match="embeddings: row 3 is not finite"):
+        ranker.index(np.where(np.arange(20)[:, None] == 3, np.nan, offered))
