@@ -31,6 +31,8 @@ def load_scenes(
 ) -> Corpus:
     """Render the images into root/images, unless they are there already, and caption each five times.
 
+    The classes of an item are what is to be seen in it: "blue ring", "red star". A caption may leave some of them out.
+
     An image depends on seed, split and row alone: other counts leave the first ones as they are.
 
     Parameters
@@ -57,16 +59,21 @@ def load_scenes(
     _render_all(folder, seed, wanted, items, say)
 
     texts: list[str] = []
+    labels: list[str] = []
     for split, row in items:
         scene = draw_scene(_generator(seed, split, row, 1))
         texts += captions(scene, _generator(seed, split, row, 3))
+        labels.append("|".join(sorted(f"{item.colour} {item.shape}" for item in scene.shapes)))
     ids = [f"{split}-{row:05d}" for split, row in items]
     splits = [split for split, _ in items]
     return Corpus(
         name="scenes",
-        images=image_table(ids, [f"{name}.png" for name in ids], splits),
+        images=image_table(ids, [f"{name}.png" for name in ids], splits, labels),
         texts=text_table(
-            [f"{name}-{k}" for name in ids for k in range(5)], texts, [split for split in splits for _ in range(5)]
+            [f"{name}-{k}" for name in ids for k in range(5)],
+            texts,
+            [split for split in splits for _ in range(5)],
+            [own for own in labels for _ in range(5)],
         ),
         relevance=relevance_table([i for i in range(len(ids)) for _ in range(5)]),
         image_root=folder,

@@ -127,3 +127,15 @@ def test_a_folder_of_yours_is_left_alone(tmp_path, said):
 def test_bad_options(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         load("scenes", tmp_path, **options)
+
+
+def test_classes_are_what_is_to_be_seen(tmp_path, said):
+    from data_prep.datasets.scenes import _generator
+    from data_prep.scenes.world import draw_scene
+
+    corpus = load("scenes", tmp_path, counts=FEW, say=said)
+    for name, split, found in zip(*(corpus.images[c] for c in ("image_id", "split", "labels")), strict=True):
+        scene = draw_scene(_generator(0, split, int(name.split("-")[1]), 1))
+        assert set(found.split("|")) == {f"{shape.colour} {shape.shape}" for shape in scene.shapes}
+    owner = corpus.relevance["image"].to_numpy()
+    assert corpus.texts["labels"].tolist() == corpus.images["labels"].to_numpy()[owner].tolist()

@@ -45,6 +45,7 @@ def test_a_training_beats_clip_and_evaluate_agrees(run, place, trained, directio
     assert report["ranker"]["R@1"] > 0.5, "chance is 0.005"
     run("evaluate", trained / direction, "--data", place / "data", "--json", tmp_path / "e.json")
     again = json.loads((tmp_path / "e.json").read_text())
+    assert again.pop("labels")["classes"] == 80
     assert again == report
     assert {"direction", "split", "queries", "candidates", "ceiling", "clip", "csls", "ranker"} <= set(again)
     for row in ("clip", "csls", "ranker"):
