@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import nn
 
 from rank_xmodal import metrics
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
@@ -21,6 +23,7 @@ from rank_xmodal.scorers.settings import ScorerSettings
 from rank_xmodal.training.watch import Watch
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Judge = tuple[str, Callable[[Maps], float]]  # the name of a figure, and that figure of maps: higher is better
 
 
 class PairSettings(ScorerSettings):
@@ -103,27 +106,58 @@ def train(
     validation: Validation | None = None,
     watch: Watch,
 ) -> tuple[Maps, list[dict[str, float]], int]:
-    """Train two maps with Adam on batches of pairs.
+    """Train two maps with Adam on batches of pairs, by a loss of what they give alone; see `train_steps`.
 
     Parameters
     ----------
     maps : of images and of texts; changed in place
     loss : (images (B, k), texts (B, k), match (B, B)) -> scalar
+    validation : Validation or None
+        Chooses the epoch by MRR.
+    """
+    image, text = maps
+
+    def step(index: np.ndarray) -> torch.Tensor:
+        images, texts = pairs.embeddings(index)
+        return loss(image(images), text(texts), pairs.match(index))
+
+    judge = ("val_MRR", validation.mrr) if validation else None
+    return train_steps(maps, pairs, step, settings, seed=seed, finish=finish, judge=judge, watch=watch)
+
+
+def train_steps(
+    maps: Maps,
+    pairs: TrainingPairs,
+    step: Callable[[np.ndarray], torch.Tensor],
+    settings: PairSettings,
+    *,
+    seed: int,
+    beside: Sequence[nn.Module] = (),
+    finish: Callable[[Maps], Maps] = unchanged,
+    judge: Judge | None = None,
+    watch: Watch,
+) -> tuple[Maps, list[dict[str, float]], int]:
+    """Train two maps, and what helps them to learn, with Adam on batches of pairs.
+
+    Parameters
+    ----------
+    maps : of images and of texts; changed in place
+    step : the pairs of a batch (B,), int64 -> the loss, a scalar
     settings : PairSettings
     seed : int
         Of the order of the pairs.
+    beside : modules that are trained with the maps and are no part of them
     finish : maps -> maps that no longer change
         What is validated and returned.
-    validation : Validation or None
-        Chooses the epoch by MRR, the start among them (0); of equals the first.
-
+    judge : Judge or None
+        Chooses the epoch, the start among them (0); of equals the first.
     watch : Watch
-        Told of each epoch: epoch, loss and, with a validation, val_MRR.
+        Told of each epoch: epoch, loss and, with a judge, its figure.
 
     Returns
     -------
     maps
-        Those of the best epoch, or without validation of the last.
+        Those of the best epoch, or without a judge of the last.
     list of dict
         What the watch was told.
     int
@@ -134,22 +168,20 @@ def train(
     UserError
         If the loss is NaN or infinite.
     """
-    image, text = maps
-    optimiser = torch.optim.Adam(
-        [*image.parameters(), *text.parameters()], lr=settings.lr, weight_decay=settings.weight_decay
-    )
+    parameters = chain.from_iterable(module.parameters() for module in (*maps, *beside))
+    optimiser = torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     rng = np.random.default_rng(seed)
     last = settings.epochs if watch.last_epoch is None else watch.last_epoch
-    best, best_epoch, best_mrr = (finish(maps), 0, -1.0) if validation else (maps, last, -1.0)
+    best, best_epoch, best_figure = (finish(maps), 0, -1.0) if judge else (maps, last, -1.0)
     history: list[dict[str, float]] = []
 
     def tell(figures: dict[str, float]) -> None:
         history.append(figures)
         watch.on_epoch(figures)
 
-    if validation:
-        best_mrr = validation.mrr(best)
-        tell({"epoch": 0, "val_MRR": best_mrr})
+    if judge:
+        best_figure = judge[1](best)
+        tell({"epoch": 0, judge[0]: best_figure})
     for epoch in range(1, last + 1):
         if settings.drop_after is not None and epoch == settings.drop_after + 1:
             for group in optimiser.param_groups:
@@ -157,8 +189,7 @@ def train(
         total = 0.0
         batches = list(pairs.batches(settings.batch_size, rng))
         for place, index in enumerate(batches):
-            images, texts = pairs.embeddings(index)
-            value = loss(image(images), text(texts), pairs.match(index))
+            value = step(index)
             if not math.isfinite(value.item()):
                 raise UserError(f"the loss is {value.item()} in epoch {epoch}. Lower lr={settings.lr:g}.")
             optimiser.zero_grad(set_to_none=True)
@@ -167,12 +198,12 @@ def train(
             total += value.item() * len(index)
             watch.on_step(epoch, place + 1, len(batches))
         figures = {"epoch": epoch, "loss": total / len(pairs)}
-        if validation:
+        if judge:
             current = finish(maps)
-            figures["val_MRR"] = mrr = validation.mrr(current)
-            if mrr > best_mrr:
-                best, best_epoch, best_mrr = current, epoch, mrr
+            figures[judge[0]] = figure = judge[1](current)
+            if figure > best_figure:
+                best, best_epoch, best_figure = current, epoch, figure
         tell(figures)
-    if not validation:
+    if not judge:
         best = finish(maps)
     return best, history, best_epoch
