@@ -206,7 +206,7 @@ def fit(
         scores = score_lists(scorer, stack.tensors(data, validation.lists, device))
         calibration = calibrating.fit(scores, torch.from_numpy(validation.lists.labels))
     trained_on: tuple[str, ...] = ("train",)
-    if refit and validation is not None and _again(settings, scorer, prepared, data, direction):
+    if refit and has_split(data, direction, "val") and _again(settings, scorer, prepared, data, direction):
         say("  again on train and val together" + (f", up to epoch {scorer.best_epoch}" if scorer.best_epoch else ""))
         whole = _train_and_val(data)
         second = scorer.refitting()

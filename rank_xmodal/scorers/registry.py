@@ -24,7 +24,12 @@ from rank_xmodal.scorers.projections.cmpm import CMPM
 from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.dcca import DCCA
 from rank_xmodal.scorers.projections.gaussian import Gaussian
+from rank_xmodal.scorers.projections.hash import Hash
+from rank_xmodal.scorers.projections.linear import Linear
+from rank_xmodal.scorers.projections.mlp import MLP
 from rank_xmodal.scorers.projections.neighbours import Neighbours
+from rank_xmodal.scorers.projections.posterior import Posterior
+from rank_xmodal.scorers.projections.prototype import Prototype
 from rank_xmodal.scorers.projections.vsepp import VSEPP
 from rank_xmodal.scorers.remote import Remote
 from rank_xmodal.scorers.settings import ScorerSettings
@@ -47,6 +52,11 @@ _OURS: tuple[type[Scorer], ...] = (
     Gaussian,
     Convex,
     Neighbours,
+    Linear,
+    Posterior,
+    MLP,
+    Prototype,
+    Hash,
     ContextAware,
     AllRank,
     *HEADS.values(),

@@ -36,11 +36,14 @@ class ClassChosen(Projection):
     ----------
     chosen : dict of str to float or int
         What was chosen of the settings that were None.
+    values : dict of str to float or int
+        All that the maps were solved with: one that is fitted again was given what the first one chose.
     """
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self.chosen: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self._judge: ClassValidation | None = None
 
     @abstractmethod
@@ -86,11 +89,12 @@ class ClassChosen(Projection):
         check_pairs(pairs, f"scorer={self.name}", self.takes_classes)
         options, solver = self.options(pairs), self.solver(pairs, seed)
         given = {key: getattr(self.settings, key) for key in options}
-        self.chosen = {key: options[key][0] for key, value in given.items() if value is None}
-        values = {**given, **self.chosen}
-        for key in self.chosen if self._judge is not None else ():
+        open_to_choice = [key for key, value in given.items() if value is None]
+        values = {**given, **{key: options[key][0] for key in open_to_choice}}
+        for key in open_to_choice if self._judge is not None else ():
             found = {value: self._map(solver({**values, key: value})) for value in options[key]}
-            self.chosen[key] = values[key] = max(found, key=lambda value: found[value])
+            values[key] = max(found, key=lambda value: found[value])
+        self.chosen, self.values = {key: values[key] for key in open_to_choice}, values
         return solver(values)
 
     def _map(self, maps: Maps) -> float:
@@ -105,13 +109,13 @@ class ClassChosen(Projection):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The direction, the shapes, and what was chosen."""
+        """The direction, the shapes, and what it was solved with."""
         shapes = {key: list(value.shape) for key, value in self.state.items()}
-        return {**super().config, "chosen": self.chosen, "shapes": shapes}
+        return {**super().config, "values": self.values, "shapes": shapes}
 
     def load(self, config: dict[str, Any], state: dict[str, Tensor]) -> Self:
-        """Take over maps and what was chosen; see `Scorer.load`."""
-        self.chosen = dict(config["chosen"])
+        """Take over maps and what they were solved with; see `Scorer.load`."""
+        self.values = dict(config["values"])
         return super().load(config, state)
 
 

@@ -94,6 +94,7 @@ class Hash(ClassTrained):
     label = "hash codes"
     paper = "Jiang, Li: Deep Cross-Modal Hashing, CVPR 2017, arXiv:1602.02255"
     Settings: ClassVar[type[HashSettings]] = HashSettings
+    takes_unaligned = True
     settings: HashSettings
 
     def solve(self, pairs: TrainingPairs, validation: Validation | None, seed: int, watch: Watch) -> Maps:

@@ -79,6 +79,7 @@ class Linear(ClassChosen):
     label = "linear"
     paper = "Gong et al.: A Multi-View Embedding Space for Modeling Internet Images, Tags, and Their Semantics, 2014"
     Settings: ClassVar[type[LinearSettings]] = LinearSettings
+    takes_unaligned = True
     settings: LinearSettings
 
     @property
@@ -157,7 +158,7 @@ class Linear(ClassChosen):
         if self.settings.method == "kcca":
             return nn.Sequential(views.Fourier.blank(shapes["0.frequency"][0]), Centred.blank(*shapes["1.weight"]))
         if self.settings.method == "jrl":
-            known, k = torch.zeros(shapes["1.known"]), self.settings.neighbours or self.chosen["neighbours"]
+            known, k = torch.zeros(shapes["1.known"]), self.values["neighbours"]
             votes = Nearest(known, torch.zeros(shapes["1.answers"]), k, _EUCLIDEAN)
             return nn.Sequential(Centred.blank(*shapes["0.weight"]), votes)
         return Centred.blank(*shapes["weight"])

@@ -155,6 +155,7 @@ class MLP(ClassTrained):
     label = "MLP"
     paper = "Feng et al., ACM MM 2014 (reconstruction); Wang et al., ACM MM 2017 (acmr); Zhen et al., CVPR 2019 (dscmr)"
     Settings: ClassVar[type[MLPSettings]] = MLPSettings
+    takes_unaligned = True
     settings: MLPSettings
     width: int = 0
     classes: int = 0

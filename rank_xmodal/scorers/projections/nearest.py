@@ -38,9 +38,9 @@ def nearest(
 
 
 class Nearest(nn.Module):
-    """``sum_j w_j answer_j / sum_j w_j`` over the k nearest of the known, ``w_j = exp(-distance_j / scale)``.
+    """``sum_j w_j answer_j / sum_j w_j`` over the k nearest of the known, ``w_j = exp(-sharpness distance_j)``.
 
-    With an infinite scale every neighbour counts the same.
+    The sharpness is one over the scale: with an infinite scale it is 0, and every neighbour counts the same.
 
     Parameters
     ----------
@@ -54,20 +54,20 @@ class Nearest(nn.Module):
 
     known: Tensor
     answers: Tensor
-    scale: Tensor
+    sharpness: Tensor
 
     def __init__(self, known: Tensor, answers: Tensor, k: int, norm: float, scale: float = torch.inf) -> None:
         super().__init__()
         self.k, self.norm = k, norm
         self.register_buffer("known", known.float())
         self.register_buffer("answers", answers.float())
-        self.register_buffer("scale", torch.tensor(float(scale)))
+        self.register_buffer("sharpness", torch.tensor(1 / float(scale)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., d) to (..., C)."""
         distance, rows = nearest(x.reshape(-1, x.shape[-1]), self.known, self.k, self.norm)
         # A softmax is this weight over its sum, and doesn't vanish where all neighbours are far.
-        weight = torch.softmax(-distance / self.scale, dim=1)
+        weight = torch.softmax(-distance * self.sharpness, dim=1)
         found = torch.zeros(len(rows), self.answers.shape[1], device=x.device)
         for place in range(rows.shape[1]):  # all at once would take (n, k, C)
             found += weight[:, place, None] * self.answers[rows[:, place]]

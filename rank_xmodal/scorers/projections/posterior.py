@@ -81,6 +81,7 @@ class Posterior(ClassChosen):
     label = "class posterior"
     paper = "Rasiwasia et al.: A New Approach to Cross-Modal Multimedia Retrieval, ACM MM 2010"
     Settings: ClassVar[type[PosteriorSettings]] = PosteriorSettings
+    takes_unaligned = True
     settings: PosteriorSettings
 
     @property
@@ -139,7 +140,7 @@ class Posterior(ClassChosen):
             return blank_logistic(*shapes["0.weight"])
         if self.settings.method == "scm":
             return nn.Sequential(Centred.blank(*shapes["0.weight"]), blank_logistic(*shapes["1.0.weight"]))
-        k = self.settings.neighbours or self.chosen["neighbours"]
+        k = self.values["neighbours"]
         return Nearest(torch.zeros(shapes["known"]), torch.zeros(shapes["answers"]), k, CITY_BLOCK)
 
 

@@ -71,6 +71,7 @@ class Prototype(ClassTrained):
         "Retrieval, 2022, arXiv:2201.02772"
     )
     Settings: ClassVar[type[PrototypeSettings]] = PrototypeSettings
+    takes_unaligned = True
     settings: PrototypeSettings
 
     def solve(self, pairs: TrainingPairs, validation: Validation | None, seed: int, watch: Watch) -> Maps:

@@ -56,9 +56,30 @@ def test_what_needs_a_cosine_names_those_that_do_not(labelled, run, tmp_path, as
         "--out", tmp_path / "run", code=2)  # fmt: skip
     said = capsys.readouterr().err
     assert "lie in no common space" in said
-    assert "Choose one that makes a space: cca, dcca" in said
+    assert "Choose one that makes a space: cca, dcca, linear" in said
 
 
 def test_mining_by_a_cosine_is_refused(labelled, run, capsys):
     run("mine", labelled / "set", "--direction", "t2i", code=2)
     assert "lie in no common space" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("linear",), ("linear", "method=pls"), ("posterior", "method=hsnn"), ("mlp", "objective=dscmr", "epochs=12"),
+        ("prototype", "epochs=12"), ("hash", "bits=16", "epochs=12"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_heads_for_classes_find_them(labelled, run, tmp_path, asked):
+    """Fitted again on train and val with what was chosen, kept, and judged from what was kept."""
+    name, *values = asked
+    more = [part for value in values for part in ("--set", value)]
+    run("train", "--data", labelled / "set", "--set", "device=cpu", "--direction", "i2t", "--scorer", name, *more,
+        "--no-tracking", "--out", tmp_path / "run")  # fmt: skip
+    facts = json.loads((tmp_path / "run/config.json").read_text())
+    assert facts["trained_on"] == ["train", "val"]
+    run("evaluate", tmp_path / "run", "--data", labelled / "set", "--depth", "60", "--json", tmp_path / "f.json")
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert found["labels"]["ranker"]["MAP"] > found["labels"]["chance"]["MAP"] + 0.25

@@ -19,7 +19,9 @@ from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 from rank_xmodal.training.crossfit import inner_folds
 
 CPU = torch.device("cpu")
-MAPS = [name for name in scorers.names() if issubclass(scorers.class_of(name), Projection)]
+# Learn from classes, or are judged by them.
+OF_CLASSES = ["linear", "posterior", "mlp", "prototype", "hash"]
+MAPS = [n for n in scorers.names() if issubclass(scorers.class_of(n), Projection) and n not in OF_CLASSES]
 # Learn from pairs what holds for others; the planted images have no like ones to be told by.
 LEARN = [name for name in MAPS if name not in ("centred", "neighbours")]
 SMALL_HEAD = {
@@ -32,6 +34,7 @@ QUICK = {
     "vsepp": {"lr": 5e-3},
     "context_aware": {"epochs": 2, "batch_size": 32},
     "allrank": {"epochs": 1, "batch_size": 32},
+    **{name: {"epochs": 2} for name in ("mlp", "prototype", "hash")},
     **dict.fromkeys(HEADS, SMALL_HEAD),
     "sgraf": {**SMALL_HEAD, "similarity_width": 16, "batch_size": 32},
     "blip_itm": {"top": 2},
@@ -60,7 +63,18 @@ def quick(name, **values):
 def data_of(corpus, name):
     """Return the planted set, where a scorer needs tokens or image files one that has them."""
     needs = scorers.get(name).needs
+    if name in OF_CLASSES:
+        return labelled(corpus.data)
     return corpus.with_tokens if needs.tokens else corpus.with_files if needs.content else corpus.data
+
+
+def labelled(data):
+    """Return the set with three classes, by the sign of an embedding's first entries."""
+    classes = np.array(["one", "two", "three"])[(np.asarray(data.image_emb)[:, :2] > 0).sum(1)]
+    owner = data.relevance.drop_duplicates("text").set_index("text")["image"].sort_index().to_numpy()
+    return dataclasses.replace(
+        data, images=data.images.assign(labels=classes), texts=data.texts.assign(labels=classes[owner])
+    )
 
 
 def fitted(corpus, name, direction="t2i", seed=0):
@@ -160,7 +174,9 @@ def test_it_needs_no_more_than_it_says(corpus, name):
     torch.testing.assert_close(stack.scorer.score(bare), stack.scorer.score(batch))
 
 
-@pytest.mark.parametrize("name", ["dcca", "cmpm", "vsepp", "context_aware", "allrank", *HEADS])
+@pytest.mark.parametrize(
+    "name", ["dcca", "cmpm", "vsepp", "mlp", "prototype", "hash", "context_aware", "allrank", *HEADS]
+)
 def test_another_seed_gives_other_scores(corpus, name):
     one, two = (scores_of(fitted(corpus, name, seed=seed), data_of(corpus, name))[0] for seed in (0, 1))
     assert not torch.equal(one, two)
