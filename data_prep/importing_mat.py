@@ -17,6 +17,7 @@ from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError, did_you_mean
 
 ROLES = ("images", "texts", "labels")
+_LARGEST = 2**53  # whole numbers below it are exact in float64
 # As the Wikipedia set and its kin have them (train, test), and as DCMH's MIRFlickr and NUS-WIDE do (all in one).
 _KNOWN: tuple[dict[str, tuple[str, ...]], ...] = (
     {"images": ("I_tr", "I_te"), "texts": ("T_tr", "T_te"), "labels": ("L_tr", "L_te")},
@@ -71,6 +72,10 @@ def import_mat(
         if not len(images) == len(texts) == len(labels):
             names = ", ".join(f"{found[role][part][0]} {len(parts[role][part]):,}" for role in ROLES)
             raise UserError(f"{path}: rows differ: {names}. Row i of each must belong to the same item.")
+    for role in ROLES:
+        if len(widths := {part.shape[1] for part in parts[role]}) > 1:
+            names = ", ".join(f"{name} {part.shape}" for (name, _), part in zip(found[role], parts[role], strict=True))
+            raise UserError(f"{path}: {role} of {len(widths)} widths: {names}. Train and test must be of one kind.")
     sizes = [len(part) for part in parts["images"]]
     splits = _splits(sizes, val, seed, str(path))
     classes = [name for (what, _), own in zip(found["labels"], parts["labels"], strict=True)
@@ -143,7 +148,7 @@ def _numbers(path: Path, name: str, array: np.ndarray, role: str) -> np.ndarray:
     if role != "labels":
         return plain(where, array)
     array = array.T if array.shape[0] == 1 else array
-    if not np.isfinite(array).all() or (array != np.round(array)).any():
+    if not (np.abs(array) < _LARGEST).all() or (array != np.round(array)).any():  # false for NaN, too
         raise UserError(
             f"{where}: holds what is no class number. Give whole numbers, or zeros and ones for each class."
         )

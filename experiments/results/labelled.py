@@ -156,7 +156,7 @@ def _pair_lines(pairs: dict[str, Any], gallery: int, rows: list[str]) -> Iterato
         )
     if pairs["trained_on_val"]:
         yield "the ranker was trained on val, too: its threshold suits queries that it knows, and new ones less"
-    if pairs["ranker_score"] == "score":
+    if pairs["ranker_score"] == "score" and "clip" in rows:
         yield (
             "the ranker's scores are made for the order within a list; train with --set calibrate=true for "
             "probabilities, and a ranker that has not seen val"

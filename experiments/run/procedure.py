@@ -118,6 +118,8 @@ def plan(
     # Without a common space there are no lists to validate by: what chooses a setting looks at the split itself.
     validated = data.aligned and has_split(data, direction, "val")
     validation = rank_gallery(data, direction, "val") if validated else None
+    if settings.calibrate and not data.aligned:
+        raise UserError("calibrate=true fits probabilities on CLIP's lists, and this set has no common space for any.")
     if settings.calibrate and validation is None:
         raise UserError(
             "calibrate=true needs a validation split (val), this set has none. Give it one, or leave it out."

@@ -30,7 +30,7 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER, SHOWN
 from rank_xmodal.files import held, read_json, replacing, sha256, write_json
 from rank_xmodal.retrieval.gallery import has_split
-from rank_xmodal.scorers import ScorerSettings
+from rank_xmodal.scorers import ScorerSettings, class_of
 from rank_xmodal.scorers.facts import read_facts
 from rank_xmodal.scorers.folder import FILES, load, save
 from rank_xmodal.scorers.stack import first_gallery
@@ -74,6 +74,8 @@ def run_training(
     }
     if procedure.scorer_of(settings).needs.tokens:  # the set's fingerprint leaves them out
         identity["tokens"] = data.whole.meta.get("tokens")
+    if data.labelled and any(class_of(name).learns_classes for name in (settings.scorer, settings.on)):
+        identity["labels"] = data.labels_fingerprint  # which the set's fingerprint leaves out, too
     with held(out, "training into it"):
         work = Unfinished(out, identity)
         found = _finished(data, identity, work, overwrite, say)
@@ -85,7 +87,7 @@ def run_training(
             return report
         work.check(overwrite)
         prepared = procedure.plan(data, direction, settings, lists=lists, mine=kept_or_mined(out, say))
-        say(f"{run_name(settings, direction)}: {_what_from(prepared)}")
+        say(f"{run_name(settings, direction)}: {_what_from(prepared, data)}")
         work.begin(tracking, data.name)
         give_up(work.dropped)
         if work.outdated:
@@ -162,13 +164,15 @@ def _finished(
     return facts
 
 
-def _what_from(prepared: Plan) -> str:
+def _what_from(prepared: Plan, data: EmbeddingSet) -> str:
     """Say what a fit learns from and is chosen by."""
     said = []
     if prepared.parts:
         lists = prepared.parts[0].lists
         said.append(f"{prepared.lists:,} {lists.info.get('protocol', '')} lists of {lists.length}")
-    if prepared.validation is None:
+    if prepared.validation is None and not data.aligned:
+        said.append("no lists to validate by, for nothing finds candidates yet")
+    elif prepared.validation is None:
         said.append("no validation split: the last epoch is kept" if prepared.parts else "no validation split")
     else:
         said.append(f"{len(prepared.validation.lists):,} to validate")

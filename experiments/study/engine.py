@@ -99,9 +99,10 @@ def run(
 
 
 def _told(data: EmbeddingSet) -> str:
-    """Return what tells a set from others, its tokens included."""
+    """Return what tells a set from others, its tokens and classes included."""
     tokens = data.whole.meta.get("tokens") or {}
-    return f"{data.fingerprint} {tokens['fingerprint']}" if "fingerprint" in tokens else data.fingerprint
+    told = [data.fingerprint, *([tokens["fingerprint"]] if "fingerprint" in tokens else [])]
+    return " ".join([*told, data.labels_fingerprint] if data.labelled else told)
 
 
 def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: str, frame: pd.DataFrame) -> Outcome:

@@ -22,7 +22,9 @@ from rank_xmodal.evaluation.calibration import Calibration
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.evaluation.resolution import RULES, CandidatePairs
 from rank_xmodal.files import replacing
-from rank_xmodal.retrieval.gallery import CLIP, RankedGallery, has_split
+from rank_xmodal.retrieval.gallery import RankedGallery, has_split
+from rank_xmodal.scorers.base import Scorer
+from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.scorers.cosine import Cosine
 from rank_xmodal.scorers.stack import Stack, score_rows
 from rank_xmodal.use.reranker import Reranker
@@ -51,6 +53,8 @@ def resolve(
     run: Path, data: EmbeddingSet, split: str = "test", *, device: str = "auto", say: Callable[[str], None] = print
 ) -> Resolved:
     """Decide which candidate pairs of a split are matches, by CLIP's cosine and by a run, and judge both.
+
+    Where images and texts share no space a random order takes CLIP's place.
 
     The first stage's lists are the candidate pairs. Thresholds are those of the best F1 on the validation split, one
     for each row and rule. Probabilities are the run's own where it is calibrated; else, and of CLIP, they are fitted on
@@ -147,7 +151,8 @@ def _probabilities(
     unknown = replace(stack, bank=stack.bank[others] if others.any() else stack.bank)
     scores = []
     for own, gallery in ((unknown, val), (stack, judged)):
-        rows = {CLIP: Stack(Cosine(), own.bank), RANKER: own}
+        baseline: Scorer = Cosine() if data.aligned else Chance()
+        rows = {baseline.name: Stack(baseline, own.bank), RANKER: own}
         scores.append(score_rows(rows, data, gallery.lists, reranker.device))
     if not all(bool(value.isfinite().all()) for by_row in scores for value in by_row.values()):
         raise UserError(
@@ -155,7 +160,7 @@ def _probabilities(
         )
     listed = [torch.from_numpy(gallery.lists.labels >= 0) for gallery in (val, judged)]
     found = {}
-    for row in (CLIP, RANKER):
+    for row in scores[0]:
         own_one = reranker.calibration if row == RANKER else None
         scale, fitted = (1.0, own_one) if own_one else _fitted(data, scores[0][row], val)
         both = [

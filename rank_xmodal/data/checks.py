@@ -58,7 +58,7 @@ def check_common_space(data: EmbeddingSet) -> None:
     if not data.aligned:
         raise UserError(
             f"{data.root or data.name}: its images and texts lie in no common space, so no cosine finds candidates. "
-            "Train a scorer that maps both into one (cca, dcca), whose own space is the first stage."
+            "Train a scorer that maps both into one, as cca and linear do: its own space is the first stage."
         )
 
 

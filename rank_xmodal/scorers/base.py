@@ -42,6 +42,8 @@ class Scorer(ABC):
         What can be set, with types, limits and defaults.
     takes_unaligned : bool
         Whether it does without a space that images and texts share already: it makes one, or looks at its base alone.
+    learns_classes : bool
+        Whether the classes of items decide what it learns or chooses.
     space : Space or None
         Where it compares both sides, if it maps them into a space: then it can search a gallery itself, and another
         scorer can stand on it.
@@ -61,6 +63,7 @@ class Scorer(ABC):
     paper: ClassVar[str]
     Settings: ClassVar[type[ScorerSettings]] = ScorerSettings
     takes_unaligned: ClassVar[bool] = False
+    learns_classes: ClassVar[bool] = False
 
     def __init__(self, settings: ScorerSettings | None = None, **values: Any) -> None:
         self.settings = settings if settings is not None else self.Settings.checked(values, self.name)

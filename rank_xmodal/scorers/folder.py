@@ -76,7 +76,9 @@ def load(path: Path | str) -> tuple[Stack, dict[str, Any]]:
     state = read_tensors(path / _WEIGHTS)
     bank = open_npy(path / _BANK, "Train again.")
     if bank.ndim != 2 or bank.dtype not in (np.float16, np.float32):  # the latter where sides are not aligned
-        raise UserError(f"{path / _BANK}: expected (m, d) float16, found {bank.shape} {bank.dtype}. Train again.")
+        raise UserError(
+            f"{path / _BANK}: expected (m, d) float16 or float32, found {bank.shape} {bank.dtype}. Train again."
+        )
     bank = np.array(bank)
     _check_whole(path, facts, state, bank)
     own = {name: value for name, value in state.items() if not name.startswith(_BASE)}

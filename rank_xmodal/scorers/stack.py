@@ -148,7 +148,9 @@ def check_aligned(scorer: Scorer, base: Scorer, data: EmbeddingSet, takers: Sequ
     UserError
         If it can't.
     """
-    able = scorer.takes_unaligned and (base.takes_unaligned or not (scorer.needs.base or scorer.needs.neighbours))
+    # What makes the space: chance takes any set, but finds no candidates.
+    space = base if scorer.needs.base or scorer.needs.neighbours else scorer
+    able = scorer.takes_unaligned and space.takes_unaligned and isinstance(space, Projection)
     if not data.aligned and not able:
         on = f", on={base.name}" if scorer.takes_unaligned else ""
         raise UserError(
@@ -193,7 +195,7 @@ def fit_stack(
         As the fits.
     """
     rows = choose_bank(data, direction, seed=seed)
-    bank = np.asarray(data.queries(direction)[rows])
+    bank = np.asarray(data.queries(direction)[rows], dtype=data.dtype)
     base = base or Cosine()
     by_cosine = None
     if validation is not None:

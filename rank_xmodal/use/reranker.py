@@ -69,12 +69,7 @@ class Reranker:
             they are.
         """
         where = data.root or data.name
-        wide = data.dim if data.aligned else int(data.queries(check_direction(self.facts["direction"])).shape[1])
-        if self.dim != wide:
-            raise UserError(
-                f"{name}: takes embeddings {self.dim} wide, those of {where} are {wide} wide. Name an embedding "
-                "set of the encoder it was trained with."
-            )
+        self._check_widths(data, name)
         own = self.facts.get("encoder") or {}
         mine, other = own.get("weights_sha256"), data.meta.get("weights_sha256")
         if mine and other and mine != other:
@@ -87,6 +82,25 @@ class Reranker:
         replace(scorer.needs, tokens=False, labels=False).check(scorer.name, data)  # classes are for training alone
         if scorer.needs.tokens:
             self._check_tokens(data, name)
+
+    def _check_widths(self, data: EmbeddingSet, name: str) -> None:
+        where, dims = data.root or data.name, self.stack.dims
+        if (dims is None) != data.aligned:
+            kinds = ("embeddings of one space", "features of two kinds")
+            own, found = kinds if dims is None else kinds[::-1]
+            raise UserError(
+                f"{name}: was trained on {own}, {where} holds {found}. Name an embedding set of its own kind."
+            )
+        if dims is None:
+            takes, holds = str(self.dim), str(data.dim)
+        else:
+            ways = data.dims[::-1] if self.facts["direction"] == "t2i" else data.dims
+            takes, holds = (" and ".join(map(str, pair)) for pair in (dims, ways))
+        if takes != holds:
+            raise UserError(
+                f"{name}: takes embeddings {takes} wide, those of {where} are {holds} wide. Name an embedding "
+                "set of the encoder it was trained with."
+            )
 
     def _check_tokens(self, data: EmbeddingSet, name: str) -> None:
         where, own, other = data.root or data.name, self.facts.get("tokens"), data.whole.meta.get("tokens")

@@ -82,8 +82,11 @@ def test_variables_of_all_items_are_dealt_out_and_columns_are_classes(tmp_path):
         ({"I_tr": "words"}, {}, r"I_tr: is .*expected numbers"),
         ({"I_tr": np.zeros((12, 6, 2))}, {}, r"I_tr: is \(12, 6, 2\)"),
         ({"L_tr": np.full((12, 1), 0.5)}, {}, "no class number"),
-        ({"L_tr": np.full((12, 3), 2)}, {}, "not all zeros and ones"),
-        ({"L_tr": np.zeros((12, 3))}, {}, "L_tr, row 0: names no class"),
+        ({"L_tr": np.full((12, 3), 2), "L_te": np.eye(5)[:, :3]}, {}, "not all zeros and ones"),
+        ({"L_tr": np.zeros((12, 3)), "L_te": np.eye(5)[:, :3]}, {}, "L_tr, row 0: names no class"),
+        ({"L_tr": np.full((12, 1), 1e30)}, {}, "no class number"),
+        ({"I_te": np.ones((5, 4))}, {}, r"images of 2 widths: I_tr \(12, 6\), I_te \(5, 4\)"),
+        ({"L_te": np.eye(5)[:, :3] + np.eye(5)[:, 2:]}, {}, r"labels of 2 widths: L_tr \(12, 1\), L_te \(5, 3\)"),
         ({}, {"val": 1.0}, r"val=1: must be a share"),
     ],
 )  # fmt: skip

@@ -40,6 +40,8 @@ class ClassChosen(Projection):
         All that the maps were solved with: one that is fitted again was given what the first one chose.
     """
 
+    learns_classes = True
+
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self.chosen: dict[str, Any] = {}

@@ -85,6 +85,8 @@ class ClassTrained(Projection):
     settings: ClassSettings
     _by_class: ClassValidation | None = None
 
+    learns_classes = True
+
     def fit(
         self,
         data: EmbeddingSet,

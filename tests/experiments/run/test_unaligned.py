@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def test_hubness_is_corrected_in_the_space_of_a_projection(labelled, run, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "asked", [("--scorer", "csls"), ("--scorer", "vsepp"), (), ("--on", "cca"), ("--scorer", "clip")]
+    "asked",
+    [("--scorer", "csls"), ("--scorer", "vsepp"), (), ("--on", "cca"), ("--scorer", "clip"), ("--scorer", "chance")],
 )
 def test_what_needs_a_cosine_names_those_that_do_not(labelled, run, tmp_path, asked, capsys):
     run("train", "--data", labelled / "set", "--direction", "t2i", "--set", "device=cpu", "--no-tracking", *asked,
@@ -83,3 +84,44 @@ def test_heads_for_classes_find_them(labelled, run, tmp_path, asked):
     run("evaluate", tmp_path / "run", "--data", labelled / "set", "--depth", "60", "--json", tmp_path / "f.json")
     found = json.loads((tmp_path / "f.json").read_text())
     assert found["labels"]["ranker"]["MAP"] > found["labels"]["chance"]["MAP"] + 0.25
+
+
+def test_it_resolves_beside_a_random_order(labelled, run, tmp_path):
+    run("train", "--data", labelled / "set", "--set", "device=cpu", "--set", "refit=false", "--direction", "t2i",
+        "--scorer", "cca", "--no-tracking", "--out", tmp_path / "run")  # fmt: skip
+    run("resolve", tmp_path / "run", "--data", labelled / "set", "--json", tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["rows"] == ["chance", "ranker"]
+    assert found["ranker"]["assignment"]["f1"] > found["chance"]["assignment"]["f1"]
+
+
+def test_other_classes_make_another_training(labelled, run, tmp_path, capsys):
+    """The set's fingerprint leaves classes out; what learns from them must not be taken for the same."""
+    held = loadmat(labelled / "some.mat")
+    held["L_tr"] = held["L_tr"][::-1]
+    savemat(tmp_path / "other.mat", {key: value for key, value in held.items() if not key.startswith("__")})
+    run("import", "--mat", tmp_path / "other.mat", "--val", "0.2", "--out", tmp_path / "set")
+    common = ("--set", "device=cpu", "--direction", "t2i", "--no-tracking", "--out", tmp_path / "run")
+    run("train", "--data", labelled / "set", "--scorer", "linear", *common)
+    run("train", "--data", tmp_path / "set", "--scorer", "linear", *common, code=2)
+    assert "holds a ranker trained with other settings or on other data" in capsys.readouterr().err
+
+
+def test_sets_of_another_kind_or_width_are_refused(labelled, run, random_set, tmp_path, capsys):
+    other = random_set(["train"] * 30 + ["test"] * 10, d=5).write(tmp_path / "aligned")
+    run("train", "--data", labelled / "set", "--set", "device=cpu", "--direction", "t2i", "--scorer", "cca",
+        "--no-tracking", "--out", tmp_path / "run")  # fmt: skip
+    run("evaluate", tmp_path / "run", "--data", other.root, code=2)
+    assert "was trained on features of two kinds" in capsys.readouterr().err
+    held = loadmat(labelled / "some.mat")
+    narrow = {key: value[:, :9] if key.startswith("I_") else value for key, value in held.items() if key[0] in "ITL"}
+    savemat(tmp_path / "narrow.mat", narrow)
+    run("import", "--mat", tmp_path / "narrow.mat", "--out", tmp_path / "narrow")
+    run("evaluate", tmp_path / "run", "--data", tmp_path / "narrow", code=2)
+    assert "takes embeddings 5 and 12 wide" in capsys.readouterr().err
+
+
+def test_probabilities_are_not_promised(labelled, run, tmp_path, capsys):
+    run("train", "--data", labelled / "set", "--set", "device=cpu", "--set", "calibrate=true", "--direction", "t2i",
+        "--scorer", "cca", "--no-tracking", "--out", tmp_path / "run", code=2)  # fmt: skip
+    assert "this set has no common space" in capsys.readouterr().err
