@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.retrieval.gallery import RankedGallery
 from rank_xmodal.scorers import Stack
@@ -59,12 +59,13 @@ def cost_of(stack: Stack, data: EmbeddingSet, gallery: RankedGallery, device: to
         stack.scorer.score(batch).sum().item()  # waits for a GPU
         times.append(time.perf_counter() - started)
     milliseconds = 1000 * statistics.median(times[1:]) / len(index)
-    return Cost(seconds, milliseconds, _item_bytes(stack, data, lists))
+    return Cost(seconds, milliseconds, _item_bytes(stack, data, check_direction(gallery.lists.direction), lists))
 
 
-def _item_bytes(stack: Stack, data: EmbeddingSet, lists: ListTensors) -> float:
+def _item_bytes(stack: Stack, data: EmbeddingSet, direction: Direction, lists: ListTensors) -> float:
     """Return what is kept of an average candidate."""
-    found = 2.0 * data.dim  # float16: the first stage looks at every candidate's embedding
+    kept = data.candidates(direction)  # the first stage looks at every candidate's embedding
+    found = float(kept.shape[1] * kept.itemsize)
     if lists.projected is not None:
         found += lists.projected.shape[1] * lists.projected.element_size()
     if stack.scorer.needs.neighbours:

@@ -164,6 +164,8 @@ def _cross_encoder() -> str:
         milliseconds = cross_encoder_milliseconds(device)
     except ImportError as error:
         return f"A cross-encoder was not timed ({error}). Install the extra blip."
+    except RuntimeError as error:  # a device without the room for it ends no finished study
+        return f"A cross-encoder was not timed ({str(error).splitlines()[0]})."
     return (
         f"For comparison, timed with random weights and not judged: a cross-encoder of the size of BLIP base takes "
         f"{milliseconds:,.0f} ms a query for the first {FIRST_FEW} candidates ({device})."

@@ -183,14 +183,15 @@ class ListTensors:
     def projected_by(self, scorer: ScoresLists) -> ListTensors:
         """Return the lists with every candidate projected once, where that is less work than list by list.
 
-        The candidates' embeddings are left out where nobody looks at them then.
+        Tokens always are. The candidates' embeddings are left out where nobody looks at them then.
         """
-        if self.rows.numel() < len(self.candidates):
-            return self
-        lists = self.projected_for(scorer.project)
-        if self.tokens is not None and scorer.needs.tokens:
+        lists = self
+        if self.tokens is not None and scorer.needs.tokens:  # of the lists' candidates alone: never more than places
             used = torch.unique(self.rows.clamp(min=0))
             lists = replace(lists, tokens=self.tokens.projected_by(scorer.project_tokens, used))
+        if self.rows.numel() < len(self.candidates):
+            return lists
+        lists = lists.projected_for(scorer.project)
         return lists if scorer.needs.candidates else replace(lists, candidates=self.candidates[:, :0])
 
     def projected_for(self, project: Callable[[torch.Tensor], torch.Tensor | None]) -> ListTensors:

@@ -13,7 +13,7 @@ from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.scoring import over_batches
 from rank_xmodal.metrics.mrr import mrr
-from rank_xmodal.scorers.context_aware.evidence import Evidence
+from rank_xmodal.scorers.context_aware.evidence import CORRECTED, Evidence
 from rank_xmodal.scorers.context_aware.features import centred_and_deviation
 from rank_xmodal.scorers.context_aware.solve import (
     Lists,
@@ -107,7 +107,7 @@ def _start(held: Lists, kept: dict[str, bool]) -> Tensor:
         torch.tensor([base.get(name, 0.0) * looked for name, looked in kept.items()]) for base in (_BASE, _SAFE)
     )
     if not mixed.any():  # none of the base's own: all that is left, less its hubness
-        return torch.tensor([float(name.endswith("CSLS") and looked) for name, looked in kept.items()])
+        return torch.tensor([float(name in CORRECTED and looked) for name, looked in kept.items()])
     if not safe.any():
         return mixed
     ranks = [mrr(held.z @ weights, held.labels).numpy() for weights in (mixed, safe)]

@@ -58,10 +58,16 @@ class HeadBank:
 
     @torch.no_grad()
     def hubness(self, network: LocalNetwork, candidates: Bag, direction: Direction) -> Tensor:
-        """Return the mean of each candidate's largest similarities to the bank, (n,) float32, as CSLS has it.
+        """Return the mean of each candidate's ten largest similarities to the bank, (n,) float32, as CSLS has it.
 
-        What asks for the candidate itself is left out: a corpus may hold training items.
+        Only the thirty bank queries nearest by their means are compared; where a head's similarity has little to do
+        with the means, as SGRAF's, that is a rough guess. What asks for the candidate itself is left out: a corpus may
+        hold training items.
         """
+        blocks = torch.arange(len(candidates), device=candidates.mask.device).split(_BLOCK)
+        return torch.cat([self._of_some(network, candidates.take(rows), direction) for rows in blocks])
+
+    def _of_some(self, network: LocalNetwork, candidates: Bag, direction: Direction) -> Tensor:
         means = _item(candidates, network)
         candidate, known = (means @ self.owned.T > _ITSELF).nonzero(as_tuple=True)
         asked = torch.zeros(len(means), len(self.queries), dtype=torch.bool, device=means.device)

@@ -11,7 +11,10 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_json, write_json
 from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.retrieval.gallery import rank_gallery
+from rank_xmodal.scorers.context_aware import combine
+from rank_xmodal.scorers.context_aware.evidence import of_scores
 from rank_xmodal.scorers.folder import load, save
+from rank_xmodal.scorers.local.base import FEATURES as OF_A_HEAD
 from rank_xmodal.scorers.local.base import Local
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 from rank_xmodal.training.crossfit import inner_folds
@@ -130,3 +133,11 @@ def test_what_is_no_setting_of_heads_is_refused():
         scorers.get("context_aware", local=["pool", "views", "pool"])
     with pytest.raises(UserError, match="local is a setting of features=full, not of features=embeddings"):
         scorers.get("context_aware", features="embeddings", local=["pool"])
+
+
+def test_without_a_score_of_the_base_a_head_is_no_part_of_the_start():
+    """Its weight starts at 0, whatever its features are called."""
+    local = [f"pool{feature}" for feature in OF_A_HEAD]
+    kept = {**of_scores(["centred"]), **dict.fromkeys(local, True)}
+    start = combine._start(None, kept)
+    assert [name for name, weight in zip(kept, start.tolist(), strict=True) if weight] == ["centred, CSLS"]

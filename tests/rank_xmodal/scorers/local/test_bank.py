@@ -124,3 +124,17 @@ def test_a_head_says_similarity_hubness_and_csls(with_tokens, direction):
     hub = scorer.bank.hubness(scorer.network, encoded, direction)
     torch.testing.assert_close(found[..., 1], hub[place])
     torch.testing.assert_close(found[..., 2], found[..., 0] - found[..., 1] / 2)
+
+
+@torch.no_grad()
+def test_candidates_are_matched_some_at_a_time(with_tokens, monkeypatch):
+    """Otherwise memory would grow with the candidates of a search."""
+    network = untrained(with_tokens, "fusion")
+    made = HeadBank.of(network, with_tokens, "t2i", 0, CPU)
+    candidates = network.encode_image(tables_of(with_tokens)[0].take(torch.arange(70)))
+    expected, sizes = made.hubness(network, candidates, "t2i"), []
+    real = network.match
+    monkeypatch.setattr(bank, "_BLOCK", 16)
+    monkeypatch.setattr(network, "match", lambda *of: (sizes.append(len(of[0])), real(*of))[1])
+    torch.testing.assert_close(made.hubness(network, candidates, "t2i"), expected)
+    assert sizes == [16, 16, 16, 16, 6]
