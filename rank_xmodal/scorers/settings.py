@@ -33,11 +33,12 @@ class ScorerSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_of_several(cls, values: Any) -> Any:
-        """Take a name for a list of one: local=pool is local=[pool]."""
+        """Take names without brackets for a list: local=pool,views is local=[pool,views]."""
         if not isinstance(values, dict):
             return values
         several = {key for key, field in cls.model_fields.items() if "tuple[" in str(field.annotation)}
-        return {key: [value] if key in several and isinstance(value, str) else value for key, value in values.items()}
+        listed = {key for key in several & set(values) if isinstance(values[key], str)}
+        return {key: [one.strip() for one in v.split(",")] if key in listed else v for key, v in values.items()}
 
     @field_validator("*")
     @classmethod

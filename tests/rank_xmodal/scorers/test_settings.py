@@ -53,7 +53,9 @@ def test_an_unknown_key_is_told_the_nearest():
 
 
 @pytest.mark.parametrize(("name", "key", "value"), [("context_aware", "local", "pool"), ("mgan", "levels", "tokens")])
-def test_one_name_is_a_list_of_one(name, key, value):
+def test_names_need_no_brackets(name, key, value):
     assert getattr(scorers.get(name, **{key: value}).settings, key) == (value,)
+    other = {"local": "views", "levels": "whole"}[key]
+    assert getattr(scorers.get(name, **{key: f"{value}, {other}"}).settings, key) == (value, other)
     with pytest.raises(UserError, match=f"settings: {key}="):
         scorers.get(name, **{key: "neither"})
