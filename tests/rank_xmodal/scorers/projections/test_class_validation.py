@@ -33,7 +33,7 @@ def two_widths():
         pd.DataFrame({"image_id": [f"i{k}" for k in rows], "path": "", "split": splits, "labels": labels}),
         pd.DataFrame({"text_id": [f"t{k}" for k in rows], "text": "a", "split": splits, "labels": labels}),
         pd.DataFrame({"image": rows, "text": rows, "grade": 1}),
-        {"name": "two widths", "fingerprint": "two widths"},
+        {"name": "two widths", "fingerprint": "two widths", "aligned": False},
     )
 
 
