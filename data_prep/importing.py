@@ -90,7 +90,7 @@ def import_embeddings(
         ),
         text_table(table["caption_id"], table["caption"], splits, labels),
         relevance_table(owner),
-        {**_meta(out, name, "import"), **({"aligned": False} if unaligned else {})},
+        {**meta_of(out, name, "import"), **({"aligned": False} if unaligned else {})},
     )
     return written(made, out, overwrite, say)
 
@@ -159,7 +159,7 @@ def import_clip_retrieval(
             [str(row) for row in range(len(whole))], whole["caption"], [split_of[image] for image in names], labels
         ),
         relevance_table(owner),
-        _meta(out, name, "clip-retrieval"),
+        meta_of(out, name, "clip-retrieval"),
     )
     return written(made, out, overwrite, say)
 
@@ -184,7 +184,7 @@ def _same_tables(known: EmbeddingSet, made: EmbeddingSet) -> bool:
     return known.images["path"].tolist() == made.images["path"].tolist()
 
 
-def _meta(out: Path, name: str | None, dataset: str) -> dict[str, Any]:
+def meta_of(out: Path, name: str | None, dataset: str) -> dict[str, Any]:
     """Say what is known; nobody knows which model made the arrays."""
     return {"name": name or out.name, "encoder": None, "pretrained": None, "weights_sha256": None, "dataset": dataset}
 

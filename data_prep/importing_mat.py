@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.arrays import plain
 from data_prep.datasets.corpus import image_table, relevance_table, text_table
 from data_prep.datasets.splits import random_splits
-from data_prep.importing import written
+from data_prep.importing import meta_of, written
 from data_prep.replace import check_replaceable
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError, did_you_mean
@@ -87,9 +87,8 @@ def import_mat(
         image_table([str(row) for row in rows], [""] * len(rows), splits, classes),
         text_table([str(row) for row in rows], [f"text {row}" for row in rows], splits, classes),
         relevance_table(list(rows)),
-        {"name": name or out.name, "encoder": None, "pretrained": None, "weights_sha256": None, "dataset": "mat",
-         "aligned": False},
-    )  # fmt: skip
+        {**meta_of(out, name, "mat"), "aligned": False},
+    )
     return written(made, out, overwrite, say)
 
 

@@ -79,8 +79,7 @@ class ClassChosen(Projection):
             If train holds no pair, a feature is not finite; or the method needs classes and there are none, only one,
             or more of them than items.
         """
-        held = data.labelled and all((table["split"] == "val").any() for table in (data.images, data.texts))
-        self._judge = ClassValidation(data, pick_device(self.settings.device)) if held else None
+        self._judge = ClassValidation.where_there_is_one(data, pick_device(self.settings.device))
         try:
             return super().fit(data, direction, seed=seed, watch=watch)
         finally:

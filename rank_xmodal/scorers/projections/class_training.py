@@ -98,9 +98,7 @@ class ClassTrained(Projection):
         watch: Watch | None = None,
     ) -> Self:
         """Learn the maps from the training pairs; see `Projection.fit`."""
-        with_val = all((table["split"] == "val").any() for table in (data.images, data.texts))
-        judged = data.labelled and with_val
-        self._by_class = ClassValidation(data, pick_device(self.settings.device)) if judged else None
+        self._by_class = ClassValidation.where_there_is_one(data, pick_device(self.settings.device))
         try:
             return super().fit(data, direction, lists=lists, validation=validation, seed=seed, watch=watch)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from rank_xmodal.data.embedding_set import DIRECTIONS, EmbeddingSet
 from rank_xmodal.errors import UserError
@@ -56,6 +57,12 @@ class ClassValidation:
             raise UserError(f"{data.root or data.name}: has no classes. Give the captions table a column 'labels'.")
         self.images, self.texts = table_of(data.image_emb, images, device), table_of(data.text_emb, texts, device)
         self.relevant = labels["image_labels"] @ labels["text_labels"].T > 0
+
+    @classmethod
+    def where_there_is_one(cls, data: EmbeddingSet, device: torch.device | str = "cpu") -> Self | None:
+        """Return that of a labelled set with a split val, None of any other."""
+        held = data.labelled and all((table["split"] == "val").any() for table in (data.images, data.texts))
+        return cls(data, device) if held else None
 
     def map(self, images: Tensor, texts: Tensor) -> float:
         """Return it for items in a common space, (n, k) and (m, k), scored by their inner product."""
