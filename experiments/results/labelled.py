@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from experiments.results.evaluate import ranked
@@ -78,10 +76,7 @@ def _pairs(
     own = gallery.lists.info["first_stage"] != CLIP
     val = ranked(reranker, data, "val", depth=depth, first_stage="own" if own else "clip")
     # A ranker that was trained again on train and val has val's queries in its bank: none may speak for its own.
-    asked = {row.tobytes() for row in np.asarray(data.queries(check_direction(val.lists.direction))[val.lists.query])}
-    bank = reranker.stack.bank
-    others = np.array([row.tobytes() not in asked for row in bank])
-    stack = replace(reranker.stack, bank=bank[others] if others.any() else bank)
+    stack = reranker.stack.without(data.queries(check_direction(val.lists.direction))[val.lists.query])
     val_scores = score_rows(rows_of(stack, data), data, val.lists, reranker.device)
     levels = {"class": (by_class, class_level.by_class(data, val)), "item": (gallery, val)}
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,7 @@ from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.evaluation.resolution import RULES, CandidatePairs
 from rank_xmodal.files import replacing
 from rank_xmodal.retrieval.gallery import RankedGallery, has_split
-from rank_xmodal.scorers.base import Scorer
-from rank_xmodal.scorers.chance import Chance
-from rank_xmodal.scorers.cosine import Cosine
-from rank_xmodal.scorers.stack import Stack, score_rows
+from rank_xmodal.scorers.stack import rows_of, score_rows
 from rank_xmodal.use.reranker import Reranker
 
 _COLUMNS = ["image_id", "text_id", "probability", "text"]
@@ -146,13 +143,11 @@ def _probabilities(
     """Return for each row the probabilities of the candidate pairs of val and of the split, (n,) float64 both."""
     stack, direction = reranker.stack, check_direction(val.lists.direction)
     # A ranker that was trained again on train and val has val's queries in its bank: none may speak for its own.
-    asked = {row.tobytes() for row in np.asarray(data.queries(direction)[val.lists.query])}
-    others = np.array([row.tobytes() not in asked for row in stack.bank])
-    unknown = replace(stack, bank=stack.bank[others] if others.any() else stack.bank)
+    unknown = stack.without(data.queries(direction)[val.lists.query])
     scores = []
     for own, gallery in ((unknown, val), (stack, judged)):
-        baseline: Scorer = Cosine() if data.aligned else Chance()
-        rows = {baseline.name: Stack(baseline, own.bank), RANKER: own}
+        known = rows_of(own, data)
+        rows = {row: known[row] for row in (next(iter(known)), RANKER)}  # the reference and the run
         scores.append(score_rows(rows, data, gallery.lists, reranker.device))
     if not all(bool(value.isfinite().all()) for by_row in scores for value in by_row.values()):
         raise UserError(

@@ -101,6 +101,12 @@ class Stack:
         places = np.where(lists.candidates < 0, -1, place.reshape(lists.candidates.shape))
         return exact_cosine(queries, candidates, np.arange(len(queries)), places)
 
+    def without(self, queries: np.ndarray) -> Stack:
+        """Return the same with a bank that lacks these queries, (n, d) as stored; all of it where it has no others."""
+        asked = {row.tobytes() for row in np.asarray(queries)}
+        others = np.array([row.tobytes() not in asked for row in self.bank])
+        return replace(self, bank=self.bank[others] if others.any() else self.bank)
+
     def to(self, device: torch.device) -> Stack:
         """Move the tensors of both and return itself."""
         self.scorer.to(device)
