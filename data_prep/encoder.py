@@ -16,7 +16,7 @@ import torch
 
 from data_prep.images import read_image
 from data_prep.weights import Weights, import_open_clip, resolve, unpacked
-from rank_xmodal.errors import UserError
+from rank_xmodal.errors import UserError, first_line
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
@@ -270,5 +270,5 @@ def _why(weights: Weights, error: Exception) -> str:
             f"{weights.path}: these weights are not of model {weights.model!r} ({first[:160]}). "
             "Name the model that they were trained with in --model."
         )
-    said = (lines[0] if lines else type(error).__name__)[:200]
+    said = first_line(error)
     return f"{weights.path}: can't be read as weights of {weights.model!r} ({said}). Is it another model's, or damaged?"

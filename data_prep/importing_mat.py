@@ -14,7 +14,7 @@ from data_prep.datasets.splits import random_splits
 from data_prep.importing import meta_of, written
 from data_prep.replace import check_replaceable
 from rank_xmodal.data.embedding_set import EmbeddingSet
-from rank_xmodal.errors import UserError, did_you_mean
+from rank_xmodal.errors import UserError, did_you_mean, first_line
 
 ROLES = ("images", "texts", "labels")
 _LARGEST = 2**53  # whole numbers below it are exact in float64
@@ -109,8 +109,7 @@ def _read(path: Path, given: Mapping[str, Sequence[str]] | None) -> dict[str, li
     except MemoryError:
         raise
     except Exception as error:  # whatever its bytes suggest
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
-        raise UserError(f"{path}: can't be read as a .mat file ({said}). Bring it again.") from error
+        raise UserError(f"{path}: can't be read as a .mat file ({first_line(error)}). Bring it again.") from error
     return {role: [(name, values[name]) for name in names] for role, names in wanted.items()}
 
 

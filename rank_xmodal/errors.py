@@ -18,3 +18,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return " Did you mean 'listnet'?" for the known name nearest to `name`, "" where none is near."""
     close = get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what another package's error says, 200 characters of it; its kind if it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

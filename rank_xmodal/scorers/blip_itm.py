@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import Self
 
-from rank_xmodal.errors import UserError
+from rank_xmodal.errors import UserError, first_line
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.scorers.base import Scorer
@@ -144,10 +144,9 @@ def _open(name: str) -> tuple[Any, Any]:
         model, told = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True)
         processor = transformers.BlipProcessor.from_pretrained(name)
     except Exception as error:  # a foreign or broken folder fails in whatever way its files suggest
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
         raise UserError(
-            f"{where}: can't be loaded ({said}). {remedy} Its weights must be .safetensors; pickled ones (.bin) are "
-            "never read, for they can run code."
+            f"{where}: can't be loaded ({first_line(error)}). {remedy} Its weights must be .safetensors; pickled ones "
+            "(.bin) are never read, for they can run code."
         ) from error
     missing = sorted(key for key in told["missing_keys"] if "position_ids" not in key)
     if missing:
