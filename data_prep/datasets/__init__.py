@@ -11,7 +11,11 @@ from typing import Any
 from data_prep.datasets.corpus import Corpus
 from data_prep.datasets.folder import load_folder
 from data_prep.datasets.karpathy import load_karpathy
+from data_prep.datasets.mirflickr import load_mirflickr
+from data_prep.datasets.nus_wide import load_nus_wide
+from data_prep.datasets.pascal_sentences import load_pascal_sentences
 from data_prep.datasets.scenes import load_scenes
+from data_prep.datasets.wikipedia import load_wikipedia
 from rank_xmodal.errors import UserError
 
 DATASETS: dict[str, Callable[..., Corpus]] = {
@@ -19,6 +23,10 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "flickr30k": partial(load_karpathy, "flickr30k"),
     "coco": partial(load_karpathy, "coco"),
     "folder": load_folder,
+    "pascal_sentences": load_pascal_sentences,
+    "mirflickr": load_mirflickr,
+    "nus_wide": load_nus_wide,
+    "wikipedia": load_wikipedia,
 }
 
 

@@ -7,6 +7,7 @@ task. A ranker and what it is compared with are evaluated under both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,8 @@ from experiments.results.result import row_label, rows_in
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.metrics import DEFAULT
-from rank_xmodal.retrieval.gallery import DEPTH
+from rank_xmodal.retrieval.gallery import CLIP, DEPTH
+from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.use.reranker import Reranker
 
 COCO_IMAGES = 5_000
@@ -88,13 +90,15 @@ def coco_1k_folds(data: EmbeddingSet) -> list[EmbeddingSet]:
 def compare(
     data: EmbeddingSet, reranker: Reranker, *, fold_size: int = FOLD_SIZE, depth: int = DEPTH
 ) -> dict[str, Any]:
-    """Evaluate CLIP, CSLS and a ranker over the folds and over the whole gallery.
+    """Evaluate a ranker, CLIP and CSLS over the folds and over the whole gallery.
+
+    Where the sides of the set are not aligned, a random order stands in for CLIP and CSLS.
 
     Returns
     -------
     dict
-        direction, split, depth, fold_size and fingerprint, of the set; under "folds" (the mean over them) and "whole":
-        clip, csls and ranker, each metric's mean over queries, and the ceiling.
+        direction, split, depth, first_stage (who finds the lists), fold_size and fingerprint, of the set; under "folds"
+        (the mean over them) and "whole": the rows, each metric's mean over queries, and the ceiling.
 
     Raises
     ------
@@ -112,12 +116,12 @@ def compare(
             f"length can't be compared. Use --depth {smallest} or less."
         )
 
-    def figures(part: EmbeddingSet) -> dict[str, Any]:
-        report = evaluate_run(reranker, part, "test", depth=depth).report
+    def figures(report: Mapping[str, Any]) -> dict[str, Any]:
         rows = {row: {name: float(report[row][name]) for name in DEFAULT} for row in rows_in(report)}
         return {**rows, "ceiling": float(report["ceiling"])}
 
-    by_fold = [figures(part) for part in folds]
+    by_fold = [figures(evaluate_run(reranker, part, "test", depth=depth).report) for part in folds]
+    whole = evaluate_run(reranker, data, "test", depth=depth).report
     rows = [row for row in by_fold[0] if row != "ceiling"]
     mean: dict[str, Any] = {
         row: {name: float(np.mean([fold[row][name] for fold in by_fold])) for name in DEFAULT} for row in rows
@@ -127,21 +131,26 @@ def compare(
         "direction": direction,
         "split": "test",
         "depth": depth,
+        "first_stage": whole.get("first_stage", CLIP),
         "fold_size": fold_size,
         "fingerprint": data.fingerprint,
         "folds": mean,
-        "whole": figures(data),
+        "whole": figures(whole),
     }
 
 
 def table(report: dict[str, Any], images: int, title: str) -> Table:
     """Return what `compare` found as people read it; `images` are those of the whole test split."""
     count = images // report["fold_size"]
+    chance = ""
+    if Chance.name in report["whole"]:  # which in all of a gallery would find less
+        chance = f" {row_label(Chance.name).capitalize()}: of these lists, not of a gallery."
     shown = Table(
         title=f"{title}, {report['direction']}, top {report['depth']} reordered; %",
-        caption="R@K is the hit rate. Ceiling: share of queries that CLIP's list holds something relevant for; the "
-        f"others are misses. {report['fold_size']:,}: mean over {count} folds of that many images with their captions; "
-        f"{images:,}: the whole test split. The two galleries' figures can't be compared with each other.",
+        caption="R@K is the hit rate. Ceiling: share of queries with something relevant in the list that is found by "
+        f"{row_label(report['first_stage'])}; the others are misses.{chance} {report['fold_size']:,}: mean over "
+        f"{count} folds of that many images with their captions; {images:,}: the whole test split. The two galleries' "
+        "figures can't be compared with each other.",
     )
     for column in ("images", "row", *DEFAULT, "ceiling"):
         shown.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)

@@ -14,7 +14,13 @@ from rank_xmodal.errors import UserError
 
 
 @click.command()
-@click.option("--dataset", type=click.Choice(["scenes", "flickr30k", "coco", "folder"]), required=True)
+@click.option(
+    "--dataset",
+    type=click.Choice(
+        ["scenes", "flickr30k", "coco", "folder", "pascal_sentences", "mirflickr", "nus_wide", "wikipedia"]
+    ),
+    required=True,
+)
 @click.option("--root", type=PATH, required=True, help="The dataset's folder (scenes: made there).")
 @click.option(
     "--model",
@@ -26,7 +32,11 @@ from rank_xmodal.errors import UserError
 @click.option("--captions", type=PATH, help="folder: the CSV or Parquet of captions.")
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
 @click.option("--batch-size", type=options.count(1), default=64, show_default=True)
-@click.option("--seed", type=options.SEED, default=None, help="scenes, and folders without a split column.")
+@click.option(
+    "--seed", type=options.SEED, default=None, help="scenes, and what is dealt out: folders without a split column, "
+    "pascal_sentences, mirflickr.",
+)  # fmt: skip
+@click.option("--classes", type=options.count(1), help="nus_wide: keep the classes with the most images (10, or 21).")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
 @click.option(
     "--tokens", type=click.Choice(["values", "last", "features"]),
@@ -36,7 +46,7 @@ from rank_xmodal.errors import UserError
 @options.device
 def embed(
     dataset: str, root: Path, model: str, pretrained: str, out: Path, captions: Path | None, name: str | None,
-    batch_size: int, seed: int | None, overwrite: bool, tokens: Any, device: str,
+    batch_size: int, seed: int | None, classes: int | None, overwrite: bool, tokens: Any, device: str,
 ) -> None:  # fmt: skip
     """Embed a dataset's images and captions with a frozen CLIP. Interrupted, it goes on where it stopped."""
     from data_prep.allocator import keep_blocks
@@ -47,7 +57,7 @@ def embed(
     from data_prep.local import LocalEncoder
 
     keep_blocks()
-    corpus = load(dataset, root, say=say, seed=seed, captions=captions)
+    corpus = load(dataset, root, say=say, seed=seed, captions=captions, classes=classes)
     encoder = load_encoder(model, pretrained, None if device == "auto" else device, say=say)
     local = LocalEncoder(encoder, tokens) if tokens else None  # which towers it can't take is said before the work
     made = run(corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, name=name, say=say)
@@ -60,12 +70,26 @@ def embed(
 @click.option("--images", type=PATH, help="A.npy, or clip-retrieval's folder.")
 @click.option("--texts", type=PATH, help="B.npy")
 @click.option("--unaligned", is_flag=True, help="The sides are features of two kinds: keep them as they are.")
-@click.option("--mat", type=PATH, help="A .mat file of features of two kinds and classes, in place of these.")
+@click.option(
+    "--mat", type=PATH, multiple=True,
+    help="A .mat file of features of two kinds and classes, in place of these; once for each where they are several.",
+)  # fmt: skip
 @click.option(
     "--variable", "variables", multiple=True, metavar="ROLE=NAME[,NAME]",
     help="--mat: images, texts or labels, and its variables of train and test, or one of all.",
 )  # fmt: skip
-@click.option("--val", type=float, default=0.0, help="--mat: share of train that becomes val.")
+@click.option(
+    "--labels", type=PATH, multiple=True,
+    help="--mat: lists whose lines end in the number of a class, of train and of test, where it holds no labels.",
+)  # fmt: skip
+@click.option("--nus-wide", type=PATH, help="The folder of NUS-WIDE's text files, in place of all these.")
+@click.option(
+    "--nus-features",
+    type=click.Choice(["normalized", "bow"]),
+    help="--nus-wide: five features, 634 wide, or SIFT words.",
+)
+@click.option("--classes", type=options.count(1), help="--nus-wide: keep the classes with the most images (10, or 21).")
+@click.option("--val", type=float, default=0.0, help="--mat, --nus-wide: share of train that becomes val.")
 @click.option("--captions", type=PATH, help="C.csv: caption_id,image_id,caption,split[,labels]")
 @click.option(
     "--image-tokens", type=PATH, help="cells.npy (images, cells, width): with --text-tokens and --text-offsets."
@@ -76,23 +100,34 @@ def embed(
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
 def import_(
-    images: Path | None, texts: Path | None, unaligned: bool, mat: Path | None, variables: tuple[str, ...], val: float,
+    images: Path | None, texts: Path | None, unaligned: bool, mat: tuple[Path, ...], variables: tuple[str, ...],
+    labels: tuple[Path, ...], nus_wide: Path | None, nus_features: str | None, classes: int | None, val: float,
     captions: Path | None, image_tokens: Path | None, text_tokens: Path | None, text_offsets: Path | None, out: Path,
     name: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Take embeddings made elsewhere: two .npy files with a CSV, a folder that clip-retrieval wrote, or a .mat file."""
+    """Take embeddings made elsewhere: .npy files with a CSV, clip-retrieval's folder, .mat files, or NUS-WIDE's own."""
     from data_prep.importing import import_clip_retrieval, import_embeddings
     from data_prep.importing_tokens import import_tokens
 
-    if mat is not None:
-        if images or texts or captions or unaligned or image_tokens or text_tokens or text_offsets:
-            raise UserError("import: --mat takes the place of all other inputs. Leave them out.")
-        _describe(_from_mat(mat, variables, val, out, name, overwrite))
+    others = images or texts or captions or unaligned or image_tokens or text_tokens or text_offsets
+    if nus_wide is None and (nus_features or classes):
+        raise UserError("import: --nus-features and --classes belong to --nus-wide. Leave them out.")
+    if not mat and (variables or labels):
+        raise UserError("import: --variable and --labels belong to --mat. Leave them out.")
+    if nus_wide is not None:
+        if others or mat:
+            raise UserError("import: --nus-wide takes the place of all other inputs. Leave them out.")
+        _describe(_from_nus_wide(nus_wide, nus_features or "normalized", classes, val, out, name, overwrite))
         return
-    if variables or val:
-        raise UserError("import: --variable and --val belong to --mat. Leave them out.")
+    if mat:
+        if others:
+            raise UserError("import: --mat takes the place of all other inputs. Leave them out.")
+        _describe(_from_mat(mat, variables, labels, val, out, name, overwrite))
+        return
+    if val:
+        raise UserError("import: --val belongs to --mat and --nus-wide. Leave it out.")
     if images is None:
-        raise UserError("import: give --images A.npy, a clip-retrieval folder, or --mat FILE.")
+        raise UserError("import: give --images A.npy, a clip-retrieval folder, --mat FILE, or --nus-wide FOLDER.")
 
     tokens = [image_tokens, text_tokens, text_offsets]
     if any(tokens) and not all(tokens):
@@ -112,7 +147,10 @@ def import_(
     _describe(made)
 
 
-def _from_mat(mat: Path, variables: tuple[str, ...], val: float, out: Path, name: str | None, overwrite: bool) -> Any:
+def _from_mat(
+    mat: tuple[Path, ...], variables: tuple[str, ...], labels: tuple[Path, ...], val: float, out: Path,
+    name: str | None, overwrite: bool,
+) -> Any:  # fmt: skip
     from data_prep.importing_mat import ROLES, import_mat
 
     told: dict[str, list[str]] = {}
@@ -121,7 +159,15 @@ def _from_mat(mat: Path, variables: tuple[str, ...], val: float, out: Path, name
         if role not in ROLES or not names or role in told:
             raise UserError(f"--variable {one}: say images=NAME,NAME, texts=... and labels=..., each once.")
         told[role] = names.split(",")
-    return import_mat(mat, out, name, variables=told or None, val=val, overwrite=overwrite, say=say)
+    return import_mat(mat, out, name, variables=told or None, labels=labels, val=val, overwrite=overwrite, say=say)
+
+
+def _from_nus_wide(
+    root: Path, features: str, classes: int | None, val: float, out: Path, name: str | None, overwrite: bool
+) -> Any:
+    from data_prep.importing_nus_wide import import_nus_wide
+
+    return import_nus_wide(root, out, name, features=features, classes=classes, val=val, overwrite=overwrite, say=say)
 
 
 def _describe(made: Any) -> None:

@@ -94,20 +94,21 @@ def scorers() -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from experiments.results.result import row_label, rows_in
-    from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
+    from experiments.results.result import metrics_in, row_label, rows_in
+    from rank_xmodal.evaluation.judging import MEAN_RANK
     from rank_xmodal.retrieval.gallery import CLIP
 
     first = report.get("first_stage", CLIP)
-    found_by = "" if first == CLIP else f" of {row_label(first)}'s own space"
+    found_by = "" if first == CLIP else f" of what {row_label(first)} finds"
     echo(
         f"{report['direction']} {report['split']}: {report['queries']:,} queries, gallery {report['gallery']:,}, "
         f"top {report['candidates']}{found_by} reordered, ceiling {100 * report['ceiling']:.2f} %"
     )
     wide = 2 + max(len(row_label(row)) for row in rows_in(report))
-    echo(" " * wide + "".join(f"{name:>10}" for name in SHOWN))
+    metrics = metrics_in(report)
+    echo(" " * wide + "".join(f"{name:>10}" for name in metrics))
     for row in rows_in(report):
-        cells = [report[row][name] * (1 if name == MEAN_RANK else 100) for name in SHOWN]
+        cells = [report[row][name] * (1 if name == MEAN_RANK else 100) for name in metrics]
         echo(f"{row_label(row):{wide}}" + "".join(f"{cell:10.2f}" for cell in cells))
     if "calibration" in report:
         found = report["calibration"]
@@ -165,8 +166,9 @@ def evaluate(
 @options.own_set
 @click.option(
     "--format", "style", type=click.Choice(["trec", "libsvm"]), required=True,
-    help="trec: run.txt, clip.txt, qrels.txt. libsvm: lists.txt, big: some 34 bytes x dim for every candidate of every "
-    "list (dim 512, 5,000 lists of 51: 4.5 GB); its size is printed first.",
+    help="trec: run.txt, clip.txt (chance.txt where images and texts share no space), qrels.txt. libsvm: lists.txt, "
+    "big: some 34 bytes x dim for every candidate of every list (dim 512, 5,000 lists of 51: 4.5 GB); its size is "
+    "printed first.",
 )  # fmt: skip
 @options.split
 @options.depth

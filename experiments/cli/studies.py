@@ -55,7 +55,7 @@ def _draw(table: Table, folder: Path | None) -> None:
         shifts = {way: found for way, lines in blocks.items() if (found := shifts_of(lines))}
         if shifts:
             made.append(made[0].with_name(f"rank_shifts{suffix}.png"))
-            plot_shifts(shifts, table.title, made[1])
+            plot_shifts(shifts, table.title, made[1], against=next(iter(blocks.values()))[0].row)
         else:
             say("No run has its queries' figures (test.parquet): rank_shifts.png is left out.")
         for path in made:

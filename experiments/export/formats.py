@@ -1,9 +1,10 @@
 """A run's rankings and lists in the formats of other tools: TREC's for evaluation, libsvm's for learning to rank.
 
 TREC (trec_eval, pytrec_eval, ir_measures, ranx): run.txt and clip.txt hold the reordered and the first stage's lists,
-qrels.txt every relevant candidate of the gallery. Their measures are ours under other names: Success@K is R@K, RR is
-MRR, R@K is recall@K and, while every grade is 1, nDCG@10 is NDCG@10 (of higher grades, trec_eval's gain is the grade
-itself, ours 2^grade - 1). Of tied scores trec_eval puts the last id first, our metrics the worst case.
+qrels.txt every relevant candidate of the gallery. Where images and texts share no space there is no CLIP, and
+chance.txt holds a random order of the same lists instead. The tools' measures are ours under other names: Success@K is
+R@K, RR is MRR, R@K is recall@K and, while every grade is 1, nDCG@10 is NDCG@10 (of higher grades, trec_eval's gain is
+the grade itself, ours 2^grade - 1). Of tied scores trec_eval puts the last id first, our metrics the worst case.
 
 libsvm (allRank, scikit-learn): lists.txt holds the first stage's lists, a line a candidate, with the features
 [image; text] of the paper.
@@ -19,12 +20,14 @@ import pandas as pd
 import torch
 
 from experiments.results.evaluate import opened, ranked
+from experiments.results.result import row_label
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import replacing
 from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery
-from rank_xmodal.scorers.stack import score_rows
+from rank_xmodal.scorers.chance import Chance
+from rank_xmodal.scorers.stack import rows_of, score_rows
 
 _SAMPLE = 64  # embeddings a side that the size is estimated from
 
@@ -57,6 +60,8 @@ def export_trec(
 ) -> list[Path]:
     """Write run.txt, clip.txt and qrels.txt into the folder `out`, each whole or not at all, and return their paths.
 
+    Where the sides are not aligned it is chance.txt instead of clip.txt.
+
     Parameters
     ----------
     run : Path
@@ -70,7 +75,7 @@ def export_trec(
         Length of the first stage's lists.
     device : str
     say : callable
-        Told if the ranker was trained on the split.
+        Told if the ranker was trained on the split, and if a random order is one of a part of the gallery.
 
     Raises
     ------
@@ -79,13 +84,21 @@ def export_trec(
     """
     reranker = opened(run, data, split, device=device, say=say)
     gallery = ranked(reranker, data, split, depth=depth)
-    scores = score_rows({RANKER: reranker.stack}, data, gallery.lists, reranker.device)[RANKER].numpy()
+    rows = rows_of(reranker.stack, data)
+    first = next(iter(rows))  # what the run is held against
+    found = score_rows({first: rows[first], RANKER: rows[RANKER]}, data, gallery.lists, reranker.device)
+    scores = found[RANKER].numpy()
     if not np.isfinite(scores).all():
         row = int(gallery.lists.query[np.flatnonzero(~np.isfinite(scores).all(axis=1))[0]])
         raise UserError(f"{run}: gives query row {row} a score that is not finite, which has no rank. Train again.")
-    paths = [out / "run.txt", out / "clip.txt", out / "qrels.txt"]
+    paths = [out / "run.txt", out / f"{first}.txt", out / "qrels.txt"]
+    if first == Chance.name and gallery.lists.length < gallery.size:
+        say(
+            f"{paths[1]}: a random order of the top {gallery.lists.length} of {gallery.size:,} that were found by "
+            f"{row_label(gallery.lists.info['first_stage'])}, better than one of all. --depth {gallery.size} takes all."
+        )
     _write(paths[0], _ranked(data, gallery, scores, escape_id(Path(run).resolve().name)))
-    _write(paths[1], _ranked(data, gallery, gallery.lists.cosine, "CLIP"))
+    _write(paths[1], _ranked(data, gallery, found[first].numpy(), row_label(first).replace(" ", "-")))
     _write(paths[2], _judged(data, gallery, split))
     return paths
 
@@ -104,7 +117,8 @@ def export_libsvm(
 
     A line: `grade qid:N 1:v ... 2d:v # query_id candidate_id`, N being the query's row in the embedding set, the
     features 1 to d the image's embedding and d + 1 to 2d the text's; lists by rising N and each by falling cosine. The
-    numbers have nine digits: read as float32 they are those that the ranker sees.
+    numbers have nine digits: read as float32 they are those that the ranker sees. Where the sides are not aligned a
+    text has its own width, and lists are as the run's own first stage has them.
 
     Parameters, errors
     ------------------
@@ -122,7 +136,7 @@ def export_libsvm(
     line = 40 + sum(np.mean([len(_features(row, data.dim + 1)) for row in side]) for side in sample)
     path = out / "lists.txt"
     say(
-        f"{path}: {len(gallery.lists):,} lists of {gallery.lists.length}, {2 * data.dim} features: "
+        f"{path}: {len(gallery.lists):,} lists of {gallery.lists.length}, {sum(data.dims)} features: "
         f"about {_size(float(line * gallery.lists.labels.size))}"
     )
     _write(path, _lists(data, gallery))

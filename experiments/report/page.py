@@ -10,10 +10,10 @@ import numpy as np
 from experiments.report.gallery import example, most_moved, own_files, thumbnails
 from experiments.report.render import render
 from experiments.results.evaluate import evaluate_run
-from experiments.results.result import Result, reference, rows_in
+from experiments.results.result import Result, metrics_in, reference, rows_in
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
-from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
+from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER
 from rank_xmodal.evaluation.significance import holm, paired_p
 from rank_xmodal.files import replacing
 from rank_xmodal.retrieval.gallery import CLIP
@@ -67,7 +67,10 @@ def write_report(out: Path, name: str, data: EmbeddingSet, facts: dict[str, Any]
         "facts": {"history": [], "best_epoch": None, "trained_on": ["train"], **facts},
         "report": {"first_stage": CLIP, **result.report},
         "rows": rows,
-        "best": {n: (min if n == MEAN_RANK else max)(result.report[row][n] for row in rows) for n in SHOWN},
+        "best": {
+            n: (min if n == MEAN_RANK else max)(result.report[row][n] for row in rows)
+            for n in metrics_in(result.report)
+        },
         "compared": _compared(result),
         "together": result.group,
         "rose": before - after,

@@ -16,13 +16,15 @@ from experiments.results.text import visible
 from rank_xmodal.data.embedding_set import Direction
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import replacing
+from rank_xmodal.scorers.chance import Chance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Figures = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
 """Direction -> row -> metric -> mean and standard deviation in %, NaN of a single value."""
-_COLOURS = {"CLIP": "0.5", "CSLS": "tab:purple", "CSLS on VSE++": "tab:cyan"}  # a run is green
+# A run is green, what it is held against grey.
+_COLOURS = {"CLIP": "0.5", Chance.label: "0.5", "CSLS": "tab:purple", "CSLS on VSE++": "tab:cyan"}
 _TRAINED = "tab:green"
 _NARROWEST = 4.0  # points that an axis spans at least
 # By how many ranks a query's first relevant item moved, (lowest, name, colour); red and blue, as most eyes tell apart.
@@ -62,10 +64,14 @@ def plot_run(history: list[dict[str, float]], report: dict[str, Any], title: str
         trained = [h for h in history if "loss" in h]
         left.plot([h["epoch"] for h in trained], [h["loss"] for h in trained], marker=".", color="tab:blue")
         left.set(title="training loss", xlabel="epoch")
-        for name, colour in (("R@1", "tab:green"), ("MRR", "tab:orange")):
-            seen = [h for h in history if f"val_{name}" in h]
+        for key, colour, name in (
+            ("val_R@1", "tab:green", "R@1"),
+            ("val_MRR", "tab:orange", "MRR"),
+            ("val_MAP", "tab:purple", "class MAP of both directions"),
+        ):
+            seen = [h for h in history if key in h]
             if seen:
-                values = [100 * h[f"val_{name}"] for h in seen]
+                values = [100 * h[key] for h in seen]
                 middle.plot([h["epoch"] for h in seen], values, marker=".", color=colour, label=name)
         middle.set(title="validation, % (epoch 0 is the start)", xlabel="epoch")
         if middle.lines:
@@ -184,12 +190,18 @@ def plot_cost(points: Mapping[Direction, Mapping[str, tuple[float, float]]], tit
         figure.suptitle(_plain(title, 80))
 
 
-def plot_shifts(shifts: Mapping[str, Mapping[str, np.ndarray]], title: str, out: Path) -> None:
-    """Draw what share of the queries moved by how many ranks from CLIP, one panel a direction.
+def plot_shifts(
+    shifts: Mapping[str, Mapping[str, np.ndarray]], title: str, out: Path, *, against: str = "CLIP"
+) -> None:
+    """Draw what share of the queries moved by how many ranks from the reference, one panel a direction.
 
     Parameters
     ----------
     shifts : direction -> row -> ranks gained, one value a query
+    title : str
+    out : Path
+    against : str
+        What the row is called from whose ranks they moved.
     """
     edges = [low for low, _, _ in _SHIFTS][1:]
     with _drawn(out, 5.6 * len(shifts), 1.7 + 0.38 * max(len(rows) for rows in shifts.values())) as figure:
@@ -207,4 +219,4 @@ def plot_shifts(shifts: Mapping[str, Mapping[str, np.ndarray]], title: str, out:
             axis.set(title=HEADINGS[direction], xlabel="share of queries, %", xlim=(0, 100))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(_SHIFTS), fontsize=7, frameon=False)
-        figure.suptitle(f"{_plain(title)}: rank of the first relevant item, against CLIP's")
+        figure.suptitle(f"{_plain(title)}: rank of the first relevant item, against that of {_plain(against)}")

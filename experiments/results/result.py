@@ -11,10 +11,13 @@ import pandas as pd
 import torch
 
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+from rank_xmodal.evaluation import class_gallery
 from rank_xmodal.evaluation.calibration import Calibration
-from rank_xmodal.evaluation.judging import RANKER, judge
-from rank_xmodal.retrieval.gallery import RankedGallery
+from rank_xmodal.evaluation.class_gallery import CLASS_MAP
+from rank_xmodal.evaluation.judging import RANKER, SHOWN, judge
+from rank_xmodal.retrieval.gallery import CLIP, RankedGallery
 from rank_xmodal.retrieval.query_bank import query_groups
+from rank_xmodal.retrieval.retriever import Unmapped
 from rank_xmodal.scorers import Stack, class_of
 from rank_xmodal.scorers.stack import COMPARED, rows_of, score_rows
 
@@ -32,6 +35,11 @@ def rows_in(report: Mapping[str, Any]) -> list[str]:
     return list(report.get("rows", [*(scorer.name for scorer in COMPARED), RANKER]))
 
 
+def metrics_in(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the metrics of a report's rows, in order: those of every table, and of a labelled set "class MAP"."""
+    return (*SHOWN, CLASS_MAP) if CLASS_MAP in report[RANKER] else SHOWN
+
+
 def reference(report: Mapping[str, Any]) -> str:
     """Return the row that a run is held against: CLIP, or a random order where images and texts share no space."""
     return rows_in(report)[0]
@@ -47,7 +55,8 @@ class Result:
     scores : dict of str to Tensor (Q, L)
         By row.
     report : dict
-        As `judging.judge` returns it: what test.json holds.
+        As `judging.judge` returns it, and of a labelled set labels_fingerprint and each row's "class MAP", of the whole
+        gallery: what test.json holds.
     values : dict of str to dict of str to Tensor (Q,)
         By row and metric.
     group : ndarray (Q,), int64, or None
@@ -70,9 +79,16 @@ class Result:
         calibration: Calibration | None = None,
     ) -> Result:
         """Score the gallery's lists by the stack and by what it is compared with, and judge all."""
-        scores = score_rows(rows_of(stack, data), data, gallery.lists, device)
+        rows = rows_of(stack, data)
+        scores = score_rows(rows, data, gallery.lists, device)
+        report, values = judge(scores, gallery, calibration)
+        if data.labelled and gallery.lists.info["protocol"] == "gallery":
+            report["labels_fingerprint"] = data.labels_fingerprint
+            for row, found in _by_class(rows, stack, data, gallery, scores).items():
+                values[row][CLASS_MAP] = found
+                report[row][CLASS_MAP] = float(found.mean())
         group = query_groups(data, check_direction(gallery.lists.direction))[gallery.lists.query]
-        return cls(gallery, scores, *judge(scores, gallery, calibration), group)
+        return cls(gallery, scores, report, values, group)
 
     def table(self) -> pd.DataFrame:
         """Return a line for each query: query, its group, and a column for each row and metric, "ranker/R@1"."""
@@ -81,3 +97,19 @@ class Result:
         }
         known = {} if self.group is None else {GROUP: self.group}
         return pd.DataFrame({"query": self.gallery.lists.query, **known, **columns})
+
+
+def _by_class(
+    rows: Mapping[str, Stack], stack: Stack, data: EmbeddingSet, gallery: RankedGallery, scores: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return each row's average precision by class over the whole gallery, (Q,).
+
+    What makes a space ranks all of it there; what puts lists in order has the first stage's order behind them.
+    """
+    clip = gallery.lists.info.get("first_stage", CLIP) == CLIP
+    space = Unmapped() if clip else stack.own_space
+    assert space is not None, "lists of its own come from its own space"
+    found = class_gallery.of_lists(data, gallery, scores, space)
+    own = {row: one.scorer.space for row, one in rows.items()}
+    mapped = {row: space for row, space in own.items() if space is not None and not isinstance(space, Unmapped)}
+    return {**found, **{row: class_gallery.of_space(data, gallery, space) for row, space in mapped.items()}}

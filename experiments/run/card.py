@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results.names import HEADINGS, run_name
-from experiments.results.result import row_label, rows_in
+from experiments.results.result import metrics_in, row_label, rows_in
 from experiments.results.text import markdown, visible
 from experiments.run.procedure import Fitted
 from experiments.run.versions import versions
 from rank_xmodal.data.embedding_set import EmbeddingSet
-from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
-from rank_xmodal.scorers import ScorerSettings
+from rank_xmodal.evaluation.class_gallery import CLASS_MAP
+from rank_xmodal.evaluation.judging import MEAN_RANK
+from rank_xmodal.retrieval.gallery import CLIP
+from rank_xmodal.scorers import ScorerSettings, Stack
 
 
 def card(
@@ -25,14 +27,12 @@ def card(
     lines = [
         "---",
         "library_name: rank_xmodal",
-        "tags: [learning-to-rank, clip, image-text-retrieval]",
+        f"tags: [learning-to-rank, {'clip, ' * data.aligned}image-text-retrieval]",
         "---",
         "",
         f"# {run_name(settings, direction)} on {markdown(data.name)}",
         "",
-        f"{scorer.label} ({scorer.paper}). Reorders the top candidates of a first stage, {HEADINGS[direction]}. "
-        f"Fitted on frozen embeddings of {markdown(str(data.meta.get('encoder') or 'an unknown encoder'))} "
-        f"({markdown(str(data.meta.get('pretrained') or 'unknown weights'))}); embeddings of another model won't do.",
+        f"{scorer.label} ({scorer.paper}). {_about(data, direction, fitted.stack)}",
         "",
     ]
     if report:
@@ -65,15 +65,45 @@ def card(
     return "\n".join(lines)
 
 
+def _about(data: EmbeddingSet, direction: str, stack: Stack) -> str:
+    """Say what the run does with what it is given, and what it was fitted on."""
+    if data.aligned:
+        encoder = data.meta.get("encoder") or "an unknown encoder"
+        weights = data.meta.get("pretrained") or "unknown weights"
+        return (
+            f"Reorders the top candidates of a first stage, {HEADINGS[direction]}. Fitted on frozen embeddings of "
+            f"{markdown(str(encoder))} ({markdown(str(weights))}); embeddings of another model won't do."
+        )
+    finds = "Finds candidates in a space of its own"
+    if stack.scorer.space is None:
+        finds = f"Reorders the top candidates that are found by {row_label(stack.own_first_stage)}"
+    image, text = data.dims
+    return (
+        f"{finds}, {HEADINGS[direction]}. Fitted on features of two kinds that share no space, images {image} and "
+        f"texts {text} wide; features of other kinds won't do."
+    )
+
+
 def _figures(report: dict[str, Any]) -> list[str]:
+    metrics, first = metrics_in(report), report.get("first_stage", CLIP)
+    found = "" if first == CLIP else f" by {row_label(first)}"
+    said = [
+        f"Test: {report['queries']:,} queries, a gallery of {report['gallery']:,}, the top {report['candidates']}"
+        f"{found} reordered (ceiling {100 * report['ceiling']:.1f} %). R@K is the hit rate, in %."
+    ]
+    if CLASS_MAP in metrics:
+        said.append(
+            f"{CLASS_MAP} is the mean average precision over the whole gallery, in %, where all that shares a class "
+            "with the query is relevant: a row with a space of its own ranks the gallery there, a list of the others "
+            "goes before the first stage's order of the rest."
+        )
     lines = [
-        f"Test: {report['queries']:,} queries, a gallery of {report['gallery']:,}, the top {report['candidates']} "
-        f"reordered (ceiling {100 * report['ceiling']:.1f} %). R@K is the hit rate, in %.",
+        " ".join(said),
         "",
-        "| row | " + " | ".join(SHOWN) + " |",
-        "|---|" + "---:|" * len(SHOWN),
+        "| row | " + " | ".join(metrics) + " |",
+        "|---|" + "---:|" * len(metrics),
     ]
     for row in rows_in(report):
-        figures = [f"{report[row][n]:.2f}" if n == MEAN_RANK else f"{100 * report[row][n]:.2f}" for n in SHOWN]
+        figures = [f"{report[row][n]:.2f}" if n == MEAN_RANK else f"{100 * report[row][n]:.2f}" for n in metrics]
         lines.append(f"| {row_label(row)} | " + " | ".join(figures) + " |")
     return [*lines, ""]

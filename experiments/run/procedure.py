@@ -88,6 +88,14 @@ def _makes_a_space(name: str) -> bool:
     return scorer.takes_unaligned and issubclass(scorer, Projection)
 
 
+def check_served(settings: ScorerSettings, data: EmbeddingSet) -> tuple[Scorer, Scorer]:
+    """Return the scorer and its base, not fitted; a UserError says what the set lacks for them."""
+    scorer, base = scorer_of(settings), base_of(settings)
+    scorer.needs.check(scorer.name, data)
+    check_aligned(scorer, base, data, [name for name in names() if _makes_a_space(name)])
+    return scorer, base
+
+
 def plan(
     data: EmbeddingSet,
     direction: Direction,
@@ -112,9 +120,7 @@ def plan(
         If the set lacks what the scorer needs, lists are given that can't be used, there is nothing to calibrate on, or
         as mining.
     """
-    scorer, base = scorer_of(settings), base_of(settings)
-    scorer.needs.check(scorer.name, data)
-    check_aligned(scorer, base, data, [name for name in names() if _makes_a_space(name)])
+    scorer, base = check_served(settings, data)
     # Without a common space there are no lists to validate by: what chooses a setting looks at the split itself.
     validated = data.aligned and has_split(data, direction, "val")
     validation = rank_gallery(data, direction, "val") if validated else None

@@ -18,8 +18,8 @@ _LONGEST = 500  # characters of a parameter; a longer one aborts an MLflow run, 
 
 
 def metric_key(name: str) -> str:
-    """Return a metric's name as MLflow allows it: "R@1" -> "R1"."""
-    return name.replace("@", "")
+    """Return a metric's name as MLflow allows it: "R@1" -> "R1", "class MAP" -> "class_MAP"."""
+    return name.replace("@", "").replace(" ", "_")
 
 
 def _clean(name: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import yaml
 from experiments.report.page import report_of_run, write_report
 from experiments.report.plots import plot_reliability, plot_run
 from experiments.results.names import run_name
-from experiments.results.result import Result, reference, rows_in
+from experiments.results.result import Result, metrics_in, reference, rows_in
 from experiments.run import procedure
 from experiments.run.card import card
 from experiments.run.lists import kept_or_mined
@@ -27,7 +28,7 @@ from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
-from rank_xmodal.evaluation.judging import RANKER, SHOWN
+from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import held, read_json, replacing, sha256, write_json
 from rank_xmodal.retrieval.gallery import has_split
 from rank_xmodal.scorers import ScorerSettings, class_of
@@ -248,7 +249,8 @@ def _final(report: dict[str, Any]) -> dict[str, float]:
     if not report:
         return {}
     groups = {row: "test" if row == RANKER else f"test_{row}" for row in rows_in(report)}
-    final = {f"{group}/{metric_key(name)}": report[row][name] for row, group in groups.items() for name in SHOWN}
+    named = itertools.product(groups.items(), metrics_in(report))
+    final = {f"{group}/{metric_key(name)}": report[row][name] for (row, group), name in named}
     final["gain/R1"] = report[RANKER]["R@1"] - report[reference(report)]["R@1"]
     final["test/ceiling"] = report["ceiling"]
     if "calibration" in report:

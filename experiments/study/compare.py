@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.results.names import row_name
-from experiments.results.result import GROUP, reference, row_label, rows_in
+from experiments.results.result import GROUP, metrics_in, reference, row_label, rows_in
 from experiments.run.tracking import read_runs
 from experiments.study.plan import UNTRAINED
 from experiments.study.table import TESTED, Outcome, Table, tabulate
 from rank_xmodal.data.embedding_set import check_direction
 from rank_xmodal.errors import UserError
-from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
+from rank_xmodal.evaluation.judging import MEAN_RANK
 from rank_xmodal.files import read_parquet, read_table
 from rank_xmodal.retrieval.gallery import CLIP
 from rank_xmodal.scorers import parse
@@ -21,6 +21,7 @@ from rank_xmodal.scorers.facts import read_facts
 
 _STAGE = ("split", "first_stage", "candidates", "gallery", "queries")
 _CALLED = {"candidates": "depth of CLIP's list", "queries": "number of queries", "first_stage": "first stage"}
+_LABELS = "labels_fingerprint"
 
 
 def from_folders(folders: list[Path]) -> list[Outcome]:
@@ -62,8 +63,9 @@ def _read(folder: Path, name: str) -> Outcome:
         if not facts["test"]:
             raise UserError(f"{folder}: has no test report, its data has no test split. Leave it out.")
         report = {"first_stage": CLIP, **facts["test"], "rows": rows_in(facts["test"])}
+        metrics = metrics_in(report)
         for row in report["rows"]:
-            report[row] = {metric: report[row][metric] for metric in SHOWN}
+            report[row] = {metric: report[row][metric] for metric in metrics}
         # What a run of an earlier version doesn't mention was at its default.
         settings = parse(facts["settings"], str(folder / "config.json"))
         known = {**settings.model_dump(mode="json"), "lists_given": facts.get("lists_given")}
@@ -97,9 +99,13 @@ def _differently(one: Outcome, other: Outcome) -> Iterator[str]:
         yield f"on different data (fingerprints {one.on[:12]} and {other.on[:12]})"
     if one.direction != other.direction:
         return
+    # Lists of a whole gallery are the same list, whoever began with it.
+    whole = all(run.report["candidates"] == run.report["gallery"] for run in (one, other))
     for key in _STAGE:
-        if one.report[key] != other.report[key]:
+        if one.report[key] != other.report[key] and not (whole and key == "first_stage"):
             yield f"with a different {_CALLED.get(key, key)}, {one.report[key]} and {other.report[key]}"
+    if one.report.get(_LABELS, "") != other.report.get(_LABELS, ""):
+        yield "with different classes, or by a version that knew none"
     first = reference(one.report)
     if first == reference(other.report) and not one.agrees(other, first):
         values = (f"{run.report[first][TESTED]:.6f}" for run in (one, other))

@@ -22,15 +22,17 @@ from experiments.run.tracking import Tracker, metric_key
 from experiments.run.versions import code_version
 from experiments.study import formats, store, trial
 from experiments.study.cost import FIRST_FEW, Cost, cross_encoder_milliseconds
+from experiments.study.fitting import fitted_to, needs_of
 from experiments.study.plan import Plan
 from experiments.study.table import TESTED, Outcome, Table, tabulate
 from experiments.study.trial import Desk, Part, Trial
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation.class_gallery import CLASS_MAP
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
 from rank_xmodal.files import held, sha256, write_text
-from rank_xmodal.retrieval.gallery import DEPTH, has_split
+from rank_xmodal.retrieval.gallery import CLIP, DEPTH, has_split
 from rank_xmodal.training.loop import SELECTED_BY
 
 Say = Callable[[str], None]
@@ -41,6 +43,11 @@ Job = tuple[Trial, list[tuple[str, str]]]
 def parts_of(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction]) -> list[Part]:
     """Return what each row is fitted and judged on; a UserError says what the set lacks for it."""
     where, most = str(data.root or data.name), len(data.images) // 2
+    if plan.tested == CLASS_MAP and not data.labelled:
+        raise UserError(f"{where}: has no classes, and the plan tests by {CLASS_MAP}. Give it some, or test by R@1.")
+    if not data.aligned and set(plan.protocols) != {"gallery"}:
+        said = f"{where}: its images and texts lie in no common space, where lists could be mined for"
+        raise UserError(f"{said} {', '.join(plan.protocols)}. Use a plan whose protocol is gallery.")
     if plan.folds:
         if plan.folds > most:
             raise UserError(f"--folds {plan.folds}: must be between 2 and {most}, half of the images.")
@@ -85,14 +92,15 @@ def run(
                 frame, made = store.keep(out / "trials", one, _told(desk.data), make)
             except UserError as error:
                 raise UserError(f"the {'point' if plan.grid else 'row'} {names}: {error}") from error
-            value = f"{plan.split} {SELECTED_BY} {100 * frame[f'{RANKER}/{SELECTED_BY}'].mean():.2f}"
+            judged = SELECTED_BY if plan.tested == TESTED else plan.tested
+            value = f"{plan.split} {judged} {100 * frame[f'{RANKER}/{judged}'].mean():.2f}"
             said = f"{one.direction}: {place} of {len(jobs) * len(parts)}, {names}: {value}"
             say(said if made else f"{said} (kept)")
             for name, protocol in rows:
                 of = (name, one.direction, protocol)
                 frames[of].append(frame[frame["protocol"] == protocol])
                 if part.fold + 1 >= part.folds:  # the repeat is whole
-                    outcomes.append(_outcome(plan, part, *of, pd.concat(frames.pop(of))))
+                    outcomes.append(_outcome(plan, part, *of, pd.concat(frames.pop(of)), aligned=data.aligned))
                     if done:
                         done(outcomes[-1])
     return sorted(outcomes, key=lambda one: [*plan.trained].index(one.row))
@@ -105,23 +113,28 @@ def _told(data: EmbeddingSet) -> str:
     return " ".join([*told, data.labels_fingerprint] if data.labelled else told)
 
 
-def _outcome(plan: Plan, part: Part, row: str, direction: Direction, protocol: str, frame: pd.DataFrame) -> Outcome:
+def _outcome(
+    plan: Plan, part: Part, row: str, direction: Direction, protocol: str, frame: pd.DataFrame, *, aligned: bool
+) -> Outcome:
     sources = list(dict.fromkeys(str(name).partition("/")[0] for name in frame if "/" in str(name)))
     gallery = int(frame["gallery"].iloc[0])
+    by_class = f"{RANKER}/{CLASS_MAP}" in frame and frame[f"{RANKER}/{CLASS_MAP}"].notna().all()
+    metrics = (*SHOWN, CLASS_MAP) if by_class else SHOWN
     report = {
         "split": plan.split,
         "queries": len(frame),
-        "candidates": min(DEPTH, gallery),
+        "candidates": int(frame["length"].iloc[0]),
         "gallery": gallery,
         "ceiling": float(frame["hit"].mean()),
+        "first_stage": CLIP if aligned else "own",
         "rows": sources,
-        **{source: {name: float(frame[f"{source}/{name}"].mean()) for name in SHOWN} for source in sources},
+        **{source: {name: float(frame[f"{source}/{name}"].mean()) for name in metrics} for source in sources},
         "best_epoch": float(frame["best_epoch"].mean()),
         **{field.name: float(frame[field.name].mean()) for field in fields(Cost) if plan.cost},
     }
     on = f"permutation {part.repeat}" if part.folds else ""
     queries = frame[
-        [str(name) for name in frame if str(name).endswith(("query", GROUP, TESTED, SELECTED_BY, MEAN_RANK))]
+        [str(name) for name in frame if str(name).endswith(("query", GROUP, TESTED, CLASS_MAP, SELECTED_BY, MEAN_RANK))]
     ]
     return Outcome(row, direction, protocol, report, queries, plan.trained[row].settings.model_dump(mode="json"), on)
 
@@ -130,17 +143,21 @@ def study(
     plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, *, tracking: Path | None, say: Say
 ) -> Table:
     """Run a plan and return its table, in `out` as CSV and Markdown, each line a run in MLflow."""
+    plan = fitted_to(plan, data) if plan.fitting else plan
     name = f"{plan.name} {data.name}"
     how = f"{plan.seeds} seed{'s' * (plan.seeds > 1)}, {'validation' if plan.judge == 'val' else 'test'} split"
     if plan.folds:
         how = f"{plan.folds} folds of {plan.permutations} permutations"
     note = f"{plan.note} Published: {plan.beside.note}".strip() if plan.published else plan.note
-    empty = Table(f"{name}, {how}", SHOWN[:4], plan.against or (), note=note)
+    # With needs and costs beside them, R@1 and R@10 are all that there is room for.
+    metrics = (TESTED, "R@10") if plan.fitting else SHOWN[:4]
+    empty = Table(f"{name}, {how}", metrics, plan.against or (), not plan.fitting, note, plan.tested)
     with held(out, "at this study"):
         table = tabulate(run(plan, data, directions, out, say), empty, plan.beside.rows)
         if plan.cost:
             table.note = f"{table.note} {_cross_encoder()}".strip()
             _add_costs(table, out)
+        _add_words(table, plan)
         for file, text in (("table.csv", formats.csv(table)), ("table.md", formats.markdown(table))):
             write_text(out / file, text)
         for line in table.lines:
@@ -148,11 +165,11 @@ def study(
             label = [line.row, *([protocol] if len(plan.protocols) > 1 else []), direction]
             settings = plan.trained[line.row].settings.model_dump(mode="json") if line.row in plan.trained else {}
             of = {"row": line.row, "protocol": protocol, "direction": direction}
-            figures = {metric_key(metric): line.figure(metric).mean for metric in SHOWN}
+            figures = {metric_key(metric): line.figure(metric).mean for metric in line.metrics}
             figures["R1_std"] = line.figure(TESTED).sd
             for other, against in line.against.items():
                 safe = re.sub(r"[^\w. -]+", "-", other)  # what MLflow allows
-                figures |= {f"R1_gain_over_{safe}": against.gain, f"p_{safe}": against.holm}
+                figures |= {f"{metric_key(table.tested)}_gain_over_{safe}": against.gain, f"p_{safe}": against.holm}
             log_run(Tracker(tracking, say), name, ", ".join(label), settings, of, data, figures)
     return table
 
@@ -180,8 +197,18 @@ def _add_costs(table: Table, out: Path) -> None:
             reports = [one.report for one in line.outcomes]
             cost = Cost(*(statistics.fmean(report[field.name] for report in reports) for field in fields(Cost)))
             line.facts = cost.facts()
-            points[line.of[1]][line.row] = (cost.milliseconds, line.figure(TESTED).mean)
+            points[line.of[1]][line.row] = (cost.milliseconds, line.figure(table.tested).mean)
     plot_cost(points, table.title, out / "cost.png")
+
+
+def _add_words(table: Table, plan: Plan) -> None:
+    """Write what each row needs, and what was published of it on other features, into the table."""
+    for line in table.lines:
+        if plan.fitting:
+            needs = needs_of(plan.trained[line.row].settings) if line.row in plan.trained else ""
+            line.facts = {"needs": needs, **line.facts}
+        if plan.beside.elsewhere:
+            line.facts["published, other features"] = plan.beside.elsewhere.get(line.row, "")
 
 
 def log_run(

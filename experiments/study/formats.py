@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -12,8 +13,10 @@ import rich.table
 from experiments.results.text import markdown as quoted
 from experiments.results.text import visible
 from experiments.study.table import SUMMED, Against, Line, Table
+from rank_xmodal.evaluation.class_gallery import CLASS_MAP
 from rank_xmodal.evaluation.judging import MEAN_RANK, SHOWN
 
+_HEADING, _ROW = 12, 24  # characters of a heading's line, and of a row's name that stay together
 # The double quote becomes two single ones: \textquotedbl needs another font encoding than LaTeX's own.
 _NAMES = r"\textbackslash{} \textasciitilde{} \textasciicircum{} \textless{} \textgreater{} \textbar{} '' $\pm$"
 _LATEX = {**{sign: f"\\{sign}" for sign in "&%$#_{}"}, **dict(zip('\\~^<>|"±', _NAMES.split(), strict=True))}
@@ -26,7 +29,8 @@ def _text(value: float, form: str = ".2f", error: float = math.nan) -> str:
 def _cells(table: Table, line: Line) -> dict[str, str]:
     """Return a line as people read it, by column."""
     cells = {"": line.row}
-    for name in table.metrics:
+    by_class = [CLASS_MAP] if all(CLASS_MAP in one.metrics for one in table.lines) else []
+    for name in (*table.metrics, *by_class):
         cells[name] = _text(line.figure(name).mean, error=line.figure(name).sd)
     cells["Rsum"] = _text(line.rsum, ".1f")
     for other in table.against:
@@ -41,10 +45,12 @@ def _cells(table: Table, line: Line) -> dict[str, str]:
 def _blocks(table: Table) -> Iterator[tuple[str, str, list[str], list[list[str]]]]:
     """Yield heading, caption, columns and cells of each protocol and direction; what no line has is no column."""
     every = [_cells(table, line) for line in table.lines]
-    columns = [name for name in every[0] if name == "" or any(cells[name] for cells in every)]
+    names = dict.fromkeys(name for cells in every for name in cells)  # rows without training have no costs
+    columns = [name for name in names if name == "" or any(cells.get(name) for cells in every)]
     for of, lines in table.blocks.items():
         cells = [_cells(table, line) for line in lines]
-        yield table.heading(*of), table.caption(*of), columns, [[own[name] for name in columns] for own in cells]
+        rows = [[own.get(name, "") for name in columns] for own in cells]
+        yield table.heading(*of), table.caption(*of), columns, rows
 
 
 def terminal(table: Table) -> Iterator[rich.table.Table]:
@@ -52,7 +58,11 @@ def terminal(table: Table) -> Iterator[rich.table.Table]:
     for heading, caption, columns, rows in _blocks(table):
         shown = rich.table.Table(title=heading, caption=caption)
         for column in columns:
-            shown.add_column(column, justify="right" if column else "left", no_wrap=bool(column), overflow="fold")
+            # Figures stay in one line; headings break, so that a dozen columns find room.
+            heading = "\n".join(textwrap.wrap(column, _HEADING))
+            narrowest = None if column else min(_ROW, max(len(row[0]) for row in rows))
+            side = "right" if column else "left"
+            shown.add_column(heading, justify=side, no_wrap=bool(column), overflow="fold", min_width=narrowest)
         for row in rows:
             shown.add_row(*row)
         yield shown
@@ -64,7 +74,7 @@ def frame(table: Table) -> pd.DataFrame:
     for line in table.lines:
         protocol, direction = line.of
         cells = {"direction": direction, "protocol": protocol, "row": line.row, "seeds": len(line.outcomes)}
-        for name in SHOWN:
+        for name in line.metrics:
             cells[name], cells[f"{name} sd"] = line.figure(name)
         cells["Rsum"] = line.rsum
         for other in table.against:
@@ -111,7 +121,7 @@ def latex(table: Table) -> str:
 
 def _best(column: str, texts: Sequence[str]) -> list[str]:
     """Return the best texts of a column, as read: what is equal in print is equally good."""
-    values = {text: float(text.split()[0]) for text in texts if text} if column in (*SHOWN, "Rsum") else {}
+    values = {text: float(text.split()[0]) for text in texts if text} if column in (*SHOWN, CLASS_MAP, "Rsum") else {}
     best = (min if column == MEAN_RANK else max)(values.values(), default=None)
     return [text for text, value in values.items() if value == best]
 

@@ -15,6 +15,7 @@ from rank_xmodal.data.embedding_set import Direction
 from rank_xmodal.errors import UserError, did_you_mean
 from rank_xmodal.files import read_yaml
 from rank_xmodal.scorers import ScorerSettings
+from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.scorers.registry import DEFAULT
 from rank_xmodal.scorers.stack import COMPARED
 
@@ -38,11 +39,12 @@ class Row:
 
 
 class Published(BaseModel):
-    """A file of figures of others: R@1, R@5 and R@10 in %, and where they are from."""
+    """A file of figures of others: R@1, R@5 and R@10 in %, or in words those on other features; where they are from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: dict[str, dict[Direction, tuple[float, float, float]]] = {}
+    elsewhere: dict[str, str] = {}
     note: str = ""
 
 
@@ -50,8 +52,9 @@ class PlanFile(BaseModel):
     """The keys of a plan's file.
 
     Of a `grid` each combination is a row. `judge` says which of the set's own splits is judged, `seeds` times; `folds`
-    take the place of both. `cost` times every row, too. `published` names a file of figures to print beside one's own;
-    `note` ends each caption.
+    take the place of both. `tested` is the metric of gains and p-values. `cost` times every row, too. With `fitting`,
+    rows that a set can't serve are left out and named, and a column says what each needs. `published` names a file of
+    figures to print beside one's own; `note` ends each caption.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -65,7 +68,9 @@ class PlanFile(BaseModel):
     seeds: int = Field(5, ge=1, le=10_000)
     folds: int | None = Field(None, ge=2, le=1_000_000)
     permutations: int = Field(2, ge=1, le=10_000)
+    tested: Literal["R@1", "class MAP"] = "R@1"
     cost: bool = False
+    fitting: bool = False
     published: str | None = None
     note: str = ""
 
@@ -128,7 +133,7 @@ def read(path: Path, assignments: list[str]) -> Plan:
             raise UserError(f"{where} is the same as {same}. Name each value once.")
         trained[name] = row
     for name in file.against or ():
-        if name not in (known := [*UNTRAINED, *trained]):
+        if name not in (known := [*UNTRAINED, Chance.label, *trained]):
             hint = did_you_mean(name, known)
             raise UserError(f"{path}: against: {name!r} is no row.{hint} Rows are {', '.join(known)}.")
     beside = Published()

@@ -14,8 +14,10 @@ import pandas as pd
 from experiments.results.names import HEADINGS
 from experiments.results.result import GROUP, row_label, rows_in
 from rank_xmodal.data.embedding_set import DIRECTIONS, Direction
+from rank_xmodal.evaluation.class_gallery import CLASS_MAP
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
 from rank_xmodal.evaluation.significance import holm, paired_p, standard_error
+from rank_xmodal.retrieval.gallery import CLIP
 
 TESTED = "R@1"
 SUMMED = ("R@1", "R@5", "R@10")
@@ -92,6 +94,11 @@ class Line:
         values = [one.report[self.source][metric] * (1 if metric == MEAN_RANK else 100) for one in self.outcomes]
         return Figure(mean(values), stdev(values) if len(values) > 1 else math.nan)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those that every outcome has."""
+        return SHOWN if any(CLASS_MAP not in one.report[self.source] for one in self.outcomes) else (*SHOWN, CLASS_MAP)
+
     def over(self, other: Line, metric: str = TESTED, *, test: bool = True) -> Against:
         """Compare with another row; with one that isn't trained as the own reports have it, of the own query bank."""
         other = other if other.source == RANKER else replace(other, outcomes=self.outcomes)
@@ -109,13 +116,17 @@ class Line:
 
 @dataclass
 class Table:
-    """Lines, those of a protocol and direction together. People are shown `metrics`, gains if `gains`, and the note."""
+    """Lines, those of a protocol and direction together.
+
+    People are shown `metrics`, of labelled sets "class MAP", too, gains in `tested` if `gains`, and the note.
+    """
 
     title: str
     metrics: Sequence[str] = SHOWN
     against: Sequence[str] = ()
     gains: bool = True
     note: str = ""
+    tested: str = TESTED
     lines: list[Line] = field(default_factory=list)
 
     @property
@@ -141,7 +152,7 @@ class Table:
         first, report = lines[0].outcomes[0], lines[0].outcomes[0].report
         lists = f"mined lists of {report['candidates']}"
         if protocol == "gallery":
-            lists = f"CLIP's top {report['candidates']} of a gallery of {report['gallery']:,} reordered"
+            lists = _reordered(lines)
         said = ["R@K: share of queries with a relevant item in the top K (hit rate), in %."]
         said.append(f"{report['split']}: {report['queries']:,} queries, {lists}; what it lacks is a miss:")
         said.append(f"ceiling {100 * report['ceiling']:.2f}.")
@@ -152,13 +163,27 @@ class Table:
         for line in lines:
             if line.source != RANKER and len(line.outcomes) > len({one.on for one in line.outcomes}):
                 said.append(f"{line.row}: mean ± standard deviation over {len(line.outcomes)} different query banks.")
+        if all(CLASS_MAP in line.metrics for line in lines):
+            said.append(
+                f"{CLASS_MAP}: mean average precision over the whole gallery, what shares a class with the query being "
+                "relevant; what makes a space ranks all of it, a list goes before the first stage's order of the rest."
+            )
         tests = [one for line in self.lines for one in line.against.values() if one.holm >= 0]
         if tests:
             how = ", Holm-corrected for all p of the comparison" * (len(tests) > 1)
             grouped = all(one.queries is not None and GROUP in one.queries for line in lines for one in line.outcomes)
             over = "the images, an image's captions together" if grouped else "the queries, as if all were independent"
-            said.append(f"p: {TESTED} against that row, paired randomisation test over {over}{how}.")
+            said.append(f"p: {self.tested} against that row, paired randomisation test over {over}{how}.")
         return " ".join([*said, self.note]).strip()
+
+
+def _reordered(lines: Sequence[Line]) -> str:
+    """Say what the rows of a protocol and direction put in order."""
+    report = lines[0].outcomes[0].report
+    gallery, length = f"a gallery of {report['gallery']:,}", report["candidates"]
+    if report.get("first_stage", CLIP) == CLIP:
+        return f"CLIP's top {length} of {gallery} reordered"
+    return f"{gallery} ranked" if length == report["gallery"] else f"the own space's top {length:,} of {gallery}"
 
 
 def lines_of(outcomes: Sequence[Outcome]) -> list[Line]:
@@ -195,7 +220,8 @@ def tabulate(
             lines = lines_of(here) if here else []
             for place, line in enumerate(lines):
                 others = lines[:place] if line.row in table.against else lines
-                line.against = {other.row: line.over(other) for other in others if other.row in table.against}
+                rivals = [other for other in others if other.row in table.against]
+                line.against = {other.row: line.over(other, table.tested) for other in rivals}
                 line.published = (published or {}).get(line.row, {}).get(way, ())
             family += lines
         tests = [(line, rival) for line in family for rival, one in line.against.items() if one.p >= 0]
@@ -211,9 +237,10 @@ def tabulate(
 
 
 def shifts_of(lines: Sequence[Line]) -> dict[str, np.ndarray]:
-    """Return by how many ranks each query's first relevant item rose above CLIP's rank of it, by row.
+    """Return by how many ranks each query's first relevant item rose above the first line's rank of it, by row.
 
     Of several repeats all queries of each are there. Rows without their queries' figures are left out.
     """
+    first = f"{lines[0].source}/{MEAN_RANK}"
     of_rows = {line.row: (line.queries, f"{line.source}/{MEAN_RANK}") for line in lines[1:]}
-    return {row: (q[f"clip/{MEAN_RANK}"] - q[own]).to_numpy() for row, (q, own) in of_rows.items() if q is not None}
+    return {row: (q[first] - q[own]).to_numpy() for row, (q, own) in of_rows.items() if q is not None}

@@ -25,6 +25,7 @@ from rank_xmodal.devices import pick_device
 from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery, rank_gallery
 from rank_xmodal.scorers import ScorerSettings
 from rank_xmodal.scorers.settings import ListSettings
+from rank_xmodal.scorers.stack import first_gallery
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def run(trial: Trial, desk: Desk | None = None) -> pd.DataFrame:
     """Fit, judge, and return a line for each protocol and query; `desk` is where others have run on the same part.
 
     The columns are protocol; query and "ranker/R@1" ... as of `Result.table`; hit, whether the list holds anything
-    relevant; gallery, its size; best_epoch, NaN where there are no epochs; with `cost` the fields of `Cost`.
+    relevant; gallery and length, the sizes of it and of a list; best_epoch, NaN where there are no epochs; with `cost`
+    the fields of `Cost`.
     """
     desk = desk or Desk(trial.part.of(EmbeddingSet.open(trial.part.folder)))
     data, direction, settings = desk.data, trial.direction, scorers.parse(trial.settings)
@@ -137,10 +139,14 @@ def run(trial: Trial, desk: Desk | None = None) -> pd.DataFrame:
     epoch = np.nan if fitted.best_epoch is None else float(fitted.best_epoch)
     frames, device = [], pick_device(settings.device)
     for protocol in trial.protocols:
-        gallery = desk.gallery(direction, trial.split, protocol)
+        if data.aligned:
+            gallery = desk.gallery(direction, trial.split, protocol)
+        else:
+            gallery = first_gallery(fitted.stack, data, direction, trial.split)
         table = Result.of(fitted.stack, data, gallery, device).table()
         hit = np.asarray((gallery.lists.labels > 0).any(axis=1))
         table = table.assign(protocol=protocol, hit=hit, gallery=gallery.size, best_epoch=epoch)
+        table["length"] = gallery.lists.length
         if trial.cost:
             table = table.assign(**asdict(cost_of(fitted.stack, data, gallery, device, seconds)))
         frames.append(table)

@@ -6,10 +6,11 @@ classes (which class does the first item have?).
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -35,26 +36,54 @@ def by_class(data: EmbeddingSet, gallery: RankedGallery) -> RankedGallery:
     UserError
         If the set has no labels.
     """
-    from sklearn.preprocessing import MultiLabelBinarizer
-
-    asked, offered = _labels(data, gallery)
+    shared = SharedClasses.of(data, gallery)
     members = data.candidate_rows(check_direction(gallery.lists.direction), str(gallery.lists.info["split"]))
-    # Few different label sets: compare these, and look up the rest.
-    names, codes = np.unique(np.concatenate([asked[gallery.lists.query], offered]), return_inverse=True)
-    has = MultiLabelBinarizer(sparse_output=True).fit_transform([classes_of(name) for name in names])
-    has = has.astype(np.int32).tocsr()
-    query, candidate = codes[: len(gallery.lists)], codes[len(gallery.lists) :]
-    listed = candidate[gallery.lists.candidates]
-    in_gallery = np.bincount(candidate[members], minlength=len(names))
+    listed = shared.candidate[gallery.lists.candidates]
+    in_gallery = np.bincount(shared.candidate[members], minlength=shared.has.shape[0])
     labels = np.empty(listed.shape, dtype=np.int8)
-    count = np.empty(len(query), dtype=np.int64)
-    for start in range(0, len(query), _BLOCK):
+    count = np.empty(len(gallery.lists), dtype=np.int64)
+    for start in range(0, len(count), _BLOCK):
         part = slice(start, start + _BLOCK)
-        shared = (has[query[part]] @ has.T).toarray() > 0
-        labels[part] = np.take_along_axis(shared, listed[part], axis=1)
-        count[part] = shared @ in_gallery
+        found = shared.block(part)
+        labels[part] = np.take_along_axis(found, listed[part], axis=1)
+        count[part] = found @ in_gallery
     lists = replace(gallery.lists, labels=labels, info={**gallery.lists.info, "relevance": "class"})
-    return RankedGallery(lists, torch.from_numpy(count), torch.full((len(query),), torch.inf).double(), gallery.size)
+    return RankedGallery(lists, torch.from_numpy(count), torch.full((len(count),), torch.inf).double(), gallery.size)
+
+
+@dataclass(frozen=True)
+class SharedClasses:
+    """Which candidates share a class with a query; few different label sets are compared, the rest is looked up.
+
+    Attributes
+    ----------
+    has : sparse matrix (N, classes), int32
+        Of every different label set, which classes it holds.
+    query : ndarray (Q,)
+        Which label set each query of the lists has.
+    candidate : ndarray (n,)
+        Which one each candidate of the set has.
+    """
+
+    has: sp.csr_matrix
+    query: np.ndarray
+    candidate: np.ndarray
+
+    @classmethod
+    def of(cls, data: EmbeddingSet, gallery: RankedGallery) -> SharedClasses:
+        """Gather those of a gallery's queries and all candidates; a UserError if the set has no classes."""
+        from sklearn.preprocessing import MultiLabelBinarizer
+
+        asked, offered = _labels(data, gallery)
+        names, codes = np.unique(np.concatenate([asked[gallery.lists.query], offered]), return_inverse=True)
+        has = MultiLabelBinarizer(sparse_output=True).fit_transform([classes_of(name) for name in names])
+        count = len(gallery.lists)
+        return cls(has.astype(np.int32).tocsr(), codes[:count], codes[count:])
+
+    def block(self, part: slice) -> np.ndarray:
+        """Return whether some queries share a class with each label set, (B, N) bool; index it by `candidate`."""
+        shared: np.ndarray = (self.has[self.query[part]] @ self.has.T).toarray() > 0
+        return shared
 
 
 def _labels(data: EmbeddingSet, gallery: RankedGallery) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.checks import check_common_space
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.retrieval.exact import exact_cosine
-from rank_xmodal.retrieval.retriever import ExactRetriever, Space, Unmapped
+from rank_xmodal.retrieval.first_stage import retriever_of
+from rank_xmodal.retrieval.retriever import Retriever, Space, Unmapped
 
 DEPTH = 51
 """Candidates that the first stage hands to a scorer, unless told otherwise."""
@@ -27,7 +28,7 @@ class RankedGallery:
     ----------
     lists : CandidateLists
         In the order of the first stage, ties by row; their `cosine` is CLIP's, whatever the first stage; where the
-        sides are not aligned, the first stage's.
+        sides are not aligned, the first stage's: of codes their inner product.
     n_relevant : Tensor (Q,), int64
         Relevant candidates in the gallery.
     rank_below : Tensor (Q,), float64
@@ -79,7 +80,7 @@ def rank_gallery(
     depth : int
         Length of the lists; all of a smaller gallery.
     space : Space or None
-        Where the first stage takes its cosines; None for CLIP's own space.
+        Where the first stage takes its cosines, or compares codes; None for CLIP's own space.
     first_stage : str
         What reports call it.
 
@@ -95,11 +96,11 @@ def rank_gallery(
     depth = min(depth, len(gallery))
     asked = np.asarray(data.queries(direction)[queries])
     offered = np.asarray(data.candidates(direction)[gallery])
-    retriever = ExactRetriever(space).index(offered)
+    retriever = retriever_of(space).index(offered)
     rows, scores = retriever.top(asked, depth)
     candidates = gallery[rows]
     cosine = scores
-    if data.aligned and not isinstance(retriever.space, Unmapped):
+    if data.aligned and space is not None and not isinstance(space, Unmapped):
         cosine = exact_cosine(asked, offered, np.arange(len(rows)), rows)
     labels = data.grades(direction, queries, candidates)
     relevant = data.relevance_matrix(direction)[queries][:, gallery].tocsr()
@@ -119,19 +120,15 @@ def rank_gallery(
     )
 
 
-def _ranks_below(retriever: ExactRetriever, asked: np.ndarray, relevant: object, labels: np.ndarray) -> np.ndarray:
+def _ranks_below(retriever: Retriever, asked: np.ndarray, relevant: object, labels: np.ndarray) -> np.ndarray:
     """Return `RankedGallery.rank_below`, (Q,) float64; `relevant` is the sparse matrix of queries and gallery."""
     below = np.full(len(asked), np.inf)
     missed = np.flatnonzero(~(labels > 0).any(axis=1))
     if not len(missed):
         return below
-    offered = retriever.candidates
-    assert offered is not None
-    mapped = retriever.space.map_queries(asked[missed])
-    for place, query in zip(missed, mapped, strict=True):
-        scores = offered.astype(np.float32) @ query.astype(np.float32)
+    for place, scores in zip(missed, retriever.scores(asked[missed]), strict=True):
         own = relevant.indices[relevant.indptr[place] : relevant.indptr[place + 1]]  # type: ignore[attr-defined]
-        others = np.ones(len(offered), dtype=bool)
+        others = np.ones(len(scores), dtype=bool)
         others[own] = False
         below[place] = 1 + np.count_nonzero(scores[others] >= scores[own].max())
     return below

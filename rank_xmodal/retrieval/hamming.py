@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import repeat
@@ -102,6 +103,25 @@ def top_codes(queries: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarra
             rows[start : start + height] = keys & ((1 << _DISTANCE) - 1)
             distances[start : start + height] = keys >> _DISTANCE & ((1 << (_QUERY - _DISTANCE)) - 1)
     return rows, distances
+
+
+def code_distances(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the Hamming distances of codes with codes, each with its own.
+
+    Parameters
+    ----------
+    codes : ndarray (..., width), uint8
+    others : ndarray (..., width), uint8
+        Of a shape that broadcasts with the first.
+
+    Returns
+    -------
+    ndarray (...), int32
+    """
+    differ = np.bitwise_xor(codes, others)
+    ones = np.empty(differ.shape, dtype=np.uint8)
+    _count(differ, ones)
+    return ones.sum(axis=-1, dtype=np.int32)
 
 
 def _check_codes(queries: np.ndarray, codes: np.ndarray) -> None:
@@ -273,6 +293,16 @@ def _alone() -> None:
     _libraries().limit(limits=1, user_api="openmp")
 
 
+def _packed(mapped: Callable[[np.ndarray], np.ndarray], embeddings: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the codes of embeddings and how many bits they have; some rows at a time, as vectors are much larger."""
+    packed, bits = [], 0
+    for start in range(0, max(1, len(embeddings)), _ROWS):
+        vectors = mapped(embeddings[start : start + _ROWS])
+        packed.append(pack(vectors))
+        bits = vectors.shape[1]
+    return np.concatenate(packed), bits
+
+
 class HammingRetriever:
     """Looks at the code of every candidate, and keeps nothing else of them.
 
@@ -295,12 +325,7 @@ class HammingRetriever:
         UserError
             If a mapped number is NaN or there are more than 4,096 of them.
         """
-        packed = []
-        for start in range(0, max(1, len(candidates)), _ROWS):
-            mapped = self.space.map_candidates(candidates[start : start + _ROWS])
-            packed.append(pack(mapped))
-            self.bits = mapped.shape[1]
-        self.codes = np.concatenate(packed)
+        self.codes, self.bits = _packed(self.space.map_candidates, candidates)
         return self
 
     def top(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -315,11 +340,54 @@ class HammingRetriever:
         ValueError
             If the numbers of bits differ or k is out of range.
         """
+        codes = self._corpus("top")
+        rows, distances = top_codes(self._asked(queries), codes, k)
+        return rows, self._products(distances)
+
+    def pairs(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the scores (Q, L) float32 of queries and rows (Q, L); as of `top`.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no corpus yet.
+        ValueError
+            If the numbers of bits differ.
+        """
+        codes, asked = self._corpus("pairs"), self._asked(queries)
+        found = np.empty(rows.shape, dtype=np.float32)
+        height = max(1, _UNPACKED // max(1, rows.shape[1] * codes.shape[1]))
+        for start in range(0, len(rows), height):  # what differs is as large as all the codes that are asked for
+            part = slice(start, start + height)
+            found[part] = self._products(code_distances(asked[part, None], codes[rows[part]]))
+        return found
+
+    def scores(self, queries: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield each query's scores of the whole corpus, (m,) float32; as of `top`.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no corpus yet.
+        ValueError
+            If the numbers of bits differ.
+        """
+        codes = self._corpus("scores")
+        for asked in self._asked(queries):
+            yield self._products(code_distances(asked, codes))
+
+    def _corpus(self, asking: str) -> np.ndarray:
         if self.codes is None:
-            raise RuntimeError("index comes before top.")
-        mapped = self.space.map_queries(queries)
-        codes = pack(mapped)
-        if mapped.shape[1] != self.bits:
-            raise ValueError(f"queries have {mapped.shape[1]} bits, candidates {self.bits}: map both to as many.")
-        rows, distances = top_codes(codes, self.codes, k)
-        return rows, (self.bits - 2 * distances).astype(np.float32)
+            raise RuntimeError(f"index comes before {asking}.")
+        return self.codes
+
+    def _asked(self, queries: np.ndarray) -> np.ndarray:
+        """Return the codes of queries, (Q, width)."""
+        codes, bits = _packed(self.space.map_queries, queries)
+        if bits != self.bits:
+            raise ValueError(f"queries have {bits} bits, candidates {self.bits}: map both to as many.")
+        return codes
+
+    def _products(self, distances: np.ndarray) -> np.ndarray:
+        """Return the inner products of codes as -1 and +1."""
+        return (self.bits - 2 * distances).astype(np.float32)

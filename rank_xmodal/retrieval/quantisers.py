@@ -22,6 +22,8 @@ class Quantiser:
     weight : ndarray (d, bits), float32
     """
 
+    of_codes = True
+
     def __init__(self, mean: np.ndarray, weight: np.ndarray) -> None:
         self.mean, self.weight = mean, weight
 

@@ -13,8 +13,8 @@ import scipy.sparse as sp
 import torch
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
-from rank_xmodal.retrieval.exact import top_candidates
-from rank_xmodal.retrieval.retriever import Space, Unmapped
+from rank_xmodal.retrieval.first_stage import Opposite, retriever_of
+from rank_xmodal.retrieval.retriever import Space
 
 NEIGHBOURS = 10  # the k of CSLS
 # The sharpness of the inverted softmax (Smith et al. 2017, arXiv 1702.03859) in the cosines of CLIP, whose own
@@ -70,7 +70,9 @@ def query_groups(data: EmbeddingSet, direction: Direction) -> np.ndarray:
     return groups
 
 
-def neighbours(candidates: np.ndarray, bank: np.ndarray, own: sp.csr_matrix | None = None) -> Neighbours:
+def neighbours(
+    candidates: np.ndarray, bank: np.ndarray, own: sp.csr_matrix | None = None, space: Space | None = None
+) -> Neighbours:
     """Find every candidate's nearest bank queries that don't ask for it (use, test).
 
     Parameters
@@ -79,13 +81,20 @@ def neighbours(candidates: np.ndarray, bank: np.ndarray, own: sp.csr_matrix | No
     bank : ndarray (m, d), L2-normalised
     own : csr_matrix (n, m) or None
         Which bank queries ask for which candidates, see `own_queries`; None where none does.
+    space : Space or None
+        Where they are to be compared; None to compare them as they are.
     """
     spare = 0 if own is None else int(np.diff(own.indptr).max(initial=0))
-    rows, cosine = top_candidates(candidates, bank, min(NEIGHBOURS + spare, len(bank)))
+    rows, cosine = _nearest(candidates, bank, min(NEIGHBOURS + spare, len(bank)), space)
     if own is not None and spare:
         cosine, order = _without(own.tocoo(), rows, cosine, len(bank))
         rows, cosine = (np.take_along_axis(table, order[:, :NEIGHBOURS], 1) for table in (rows, cosine))
     return Neighbours(torch.from_numpy(cosine), torch.full(rows.shape, -1, dtype=torch.int64))
+
+
+def _nearest(candidates: np.ndarray, bank: np.ndarray, k: int, space: Space | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return each candidate's k nearest of the bank, rows (n, k) and cosines (n, k)."""
+    return retriever_of(None if space is None else Opposite(space)).index(bank).top(candidates, k)
 
 
 def own_queries(
@@ -125,15 +134,10 @@ def training_neighbours(
     The spare neighbours allow for leaving out a list's own query (`leave_out`). Cosines are taken in `space`, which
     is CLIP's own by default.
     """
-    space = space or Unmapped()
     matrix = data.relevance_matrix(direction)[bank_rows].T.tocsr()  # candidates x bank
     own = int(np.diff(matrix.indptr).max(initial=0))
     k = min(NEIGHBOURS + _SPARE + own, len(bank_rows))
-    candidates, bank = (
-        space.map_candidates(data.candidates(direction)),
-        space.map_queries(data.queries(direction)[bank_rows]),
-    )
-    rows, cosine = top_candidates(candidates, bank, k)
+    rows, cosine = _nearest(data.candidates(direction), data.queries(direction)[bank_rows], k, space)
     cosine, order = _without(matrix.tocoo(), rows, cosine, len(bank_rows))
     order = order[:, : NEIGHBOURS + _SPARE]
     groups = query_groups(data, direction)[bank_rows[rows]]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 from typing_extensions import Self
 
-from rank_xmodal.retrieval.exact import top_candidates
+from rank_xmodal.retrieval.exact import exact_cosine, top_candidates
 
 
 class Space(Protocol):
-    """Where a query and a candidate are compared by their inner product: CLIP's own, or where a projection leads."""
+    """Where a query and a candidate are compared by their inner product: CLIP's own, or where a projection leads.
+
+    Where only the signs of the vectors count, as -1 and +1, an attribute `of_codes` says so, and is true.
+    """
 
     def map_queries(self, embeddings: np.ndarray) -> np.ndarray:
         """Return (n, d) embeddings of the side that asks as (n, k), any float; CLIP's own of length 1."""
@@ -45,6 +49,14 @@ class Retriever(Protocol):
         """Return rows (Q, k) int64 of the corpus and scores (Q, k) float32, highest first, ties by ascending row."""
         ...
 
+    def pairs(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the scores (Q, L) float32 of each query with some of the corpus, by their rows (Q, L)."""
+        ...
+
+    def scores(self, queries: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield each query's scores of the whole corpus, (m,) float32."""
+        ...
+
 
 class ExactRetriever:
     """Looks at every candidate.
@@ -74,6 +86,31 @@ class ExactRetriever:
         ValueError
             If the widths differ or k is out of range.
         """
+        return top_candidates(self.space.map_queries(queries), self._corpus("top"), k)
+
+    def pairs(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the cosines (Q, L) of queries and rows (Q, L), see `exact.exact_cosine`.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no corpus yet.
+        """
+        return exact_cosine(self.space.map_queries(queries), self._corpus("pairs"), np.arange(len(queries)), rows)
+
+    def scores(self, queries: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield each query's cosines with the whole corpus, (m,), as float32 sums them.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no corpus yet.
+        """
+        offered = self._corpus("scores").astype(np.float32, copy=False)
+        for query in self.space.map_queries(queries):
+            yield offered @ query.astype(np.float32)
+
+    def _corpus(self, asking: str) -> np.ndarray:
         if self.candidates is None:
-            raise RuntimeError("index comes before top.")
-        return top_candidates(self.space.map_queries(queries), self.candidates, k)
+            raise RuntimeError(f"index comes before {asking}.")
+        return self.candidates

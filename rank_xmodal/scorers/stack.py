@@ -26,6 +26,9 @@ from rank_xmodal.scorers.csls import CSLS
 from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.training.watch import Watch
 
+UNALIGNED_DEPTH = 5_000
+"""Candidates of a list where the sides are not aligned: the gallery of every common set of that kind."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -79,7 +82,7 @@ class Stack:
         """
         if not self.scorer.needs.neighbours:
             return Neighbours.none(len(candidates))
-        return neighbours(self.space.map_candidates(candidates), self.space.map_queries(self.bank), own)
+        return neighbours(candidates, self.bank, own, self.space)
 
     def tensors(self, data: EmbeddingSet, lists: CandidateLists, device: torch.device) -> ListTensors:
         """Return lists of queries that stand in no bank, ready to be scored."""
@@ -129,6 +132,8 @@ class TrainingPart:
 def first_gallery(stack: Stack, data: EmbeddingSet, direction: Direction, split: str) -> RankedGallery:
     """Return the lists that a fitted stack is judged on: CLIP's, or its own where the sides are not aligned.
 
+    Its own hold the whole gallery, up to 5,000 candidates: only so does a random order of them say what chance finds.
+
     Raises
     ------
     UserError
@@ -136,7 +141,9 @@ def first_gallery(stack: Stack, data: EmbeddingSet, direction: Direction, split:
     """
     if data.aligned:
         return rank_gallery(data, direction, split)
-    return rank_gallery(data, direction, split, space=stack.own_space, first_stage=stack.own_first_stage)
+    return rank_gallery(
+        data, direction, split, UNALIGNED_DEPTH, space=stack.own_space, first_stage=stack.own_first_stage
+    )
 
 
 def check_aligned(scorer: Scorer, base: Scorer, data: EmbeddingSet, takers: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from rank_xmodal.lists.content import Content
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tokens import ListTokens
 from rank_xmodal.retrieval.exact import exact_cosine
+from rank_xmodal.retrieval.first_stage import retriever_of
 from rank_xmodal.retrieval.query_bank import Neighbours
 from rank_xmodal.retrieval.retriever import ExactRetriever, Retriever, Space, Unmapped
 from rank_xmodal.scorers.stack import Stack
@@ -36,6 +37,8 @@ class Hits:
     scores : ndarray (Q, k), float32
         The ranker's; comparable within a query.
     cosine : ndarray (Q, k), float32
+        CLIP's, whatever found the candidate; where images and texts share no space, the first stage's score, of codes
+        their inner product.
     probability : ndarray (Q, k), float64, or None
         Of relevance, comparable across queries; where the ranker was trained with calibrate=true.
     """
@@ -66,8 +69,8 @@ class Index:
     retriever : Retriever
         The first stage, which has taken the corpus.
     neighbours : Neighbours
-    mapped : ndarray (n, k)
-        The candidates in the base's space.
+    base : Retriever
+        The corpus in the base's space, whose score the scorer may see; the first stage itself where it searches there.
     projected : Tensor (n, p) or None
         What the scorer made of each candidate alone.
     calibration : Calibration or None
@@ -85,7 +88,7 @@ class Index:
     device: torch.device
     retriever: Retriever
     neighbours: Neighbours
-    mapped: np.ndarray
+    base: Retriever
     projected: torch.Tensor | None = None
     calibration: Calibration | None = None
     tokens: TokenTable | None = None
@@ -108,17 +111,19 @@ class Index:
     ) -> Index:
         """Prepare candidates (n, d), float16 of length 1; the first stage searches in `space`, by default CLIP's.
 
+        Of a space of codes they are kept packed: see `retrieval.first_stage`.
         `own` is as `query_bank.neighbours` takes it. Tokens are not projected here: of a large corpus that would take
         minutes and more memory than the tokens themselves, and a search reads those of its few candidates once.
         """
+        retriever = retriever_of(space).index(candidates)
         return cls(
             stack,
             candidates,
             ids,
             device,
-            ExactRetriever(space).index(candidates),
+            retriever,
             stack.neighbours(candidates, own),
-            stack.space.map_candidates(candidates),
+            retriever if space is stack.space else retriever_of(stack.space).index(candidates),
             stack.scorer.project(torch.from_numpy(candidates).to(device)),
             calibration,
             tokens,
@@ -171,12 +176,14 @@ class Index:
         local = None if words is None or self.tokens is None else ListTokens(words, self.tokens)
         look = self._asked(content, len(asked))
         rows, found_by = self.retriever.top(asked, depth)
-        every = np.arange(len(asked))
         # In CLIP's own space the retriever's scores are the cosines already.
         by_clip = isinstance(self.retriever, ExactRetriever) and isinstance(self.retriever.space, Unmapped)
         # Features of two kinds have no other cosine.
-        cosine = found_by if by_clip or dims else exact_cosine(asked, self.candidates, every, rows)
-        found = self._scored(asked, rows, cosine, batch_size, local, look)
+        cosine = found_by if by_clip or dims else exact_cosine(asked, self.candidates, np.arange(len(asked)), rows)
+        base = cosine
+        if not isinstance(self.stack.space, Unmapped):
+            base = found_by if self.base is self.retriever else self.base.pairs(asked, rows)
+        found = self._scored(asked, rows, base, batch_size, local, look)
         order = found.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
         probability = None if self.calibration is None else self.calibration.probability(found).numpy()
         hits = Hits(self.ids[rows], rows.astype(np.int64), found.numpy(), cosine, probability)
@@ -193,16 +200,13 @@ class Index:
         self,
         asked: np.ndarray,
         rows: np.ndarray,
-        cosine: np.ndarray,
+        base: np.ndarray,
         batch_size: int,
         local: ListTokens | None,
         look: Content | None,
     ) -> torch.Tensor:
-        """Return the scorer's score of every place, (Q, L) float32."""
-        space, scorer, every = self.stack.space, self.stack.scorer, np.arange(len(asked))
-        base = cosine
-        if not isinstance(space, Unmapped):
-            base = exact_cosine(space.map_queries(asked), self.mapped, every, rows)
+        """Return the scorer's score of every place, (Q, L) float32; `base` (Q, L) is the base's."""
+        scorer, every = self.stack.scorer, np.arange(len(asked))
         needed = scorer.needs.candidates or (self.projected is None and look is None)
         looked_at = self.candidates if needed else self.candidates[:, :0]
         if look is not None:  # as in `score_lists`

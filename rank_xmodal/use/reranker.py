@@ -17,6 +17,7 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.calibration import Calibration
 from rank_xmodal.lists.bags import TokenTable
 from rank_xmodal.lists.content import Content
+from rank_xmodal.retrieval.retriever import Space
 from rank_xmodal.scorers.folder import load
 from rank_xmodal.scorers.stack import Stack
 from rank_xmodal.use.given import checked_content, checked_tokens, differing, kind_of
@@ -119,7 +120,7 @@ class Reranker:
         embeddings: np.ndarray,
         ids: Sequence[Any] | np.ndarray | None = None,
         *,
-        first_stage: FirstStage = "clip",
+        first_stage: FirstStage | Space = "clip",
         own: sp.csr_matrix | None = None,
         tokens: TokenTable | None = None,
         content: Sequence[str] | None = None,
@@ -131,9 +132,10 @@ class Reranker:
         embeddings : ndarray (n, dim), any float; scaled to length 1 where they aren't
             Where images and texts share no space, features of the candidates' kind, taken as they are.
         ids : sequence of n, by default 0 .. n - 1
-        first_stage : "clip" or "own"
+        first_stage : "clip", "own" or a Space
             What finds the candidates that are put in order: CLIP's cosine, or that of the ranker's own space where it
-            has one, as a projection does. Where images and texts share no space, it is the latter.
+            has one, as a projection does; or any other space, such as a `retrieval.quantisers.Quantiser`. Where images
+            and texts share no space, "clip" is "own".
         own : csr_matrix (n, queries of the bank) or None
             Which queries of the bank ask for which embeddings, where the corpus holds training items: see
             `rank_xmodal.retrieval.query_bank.own_queries`.
@@ -152,11 +154,12 @@ class Reranker:
         if dims is None:
             candidates = normalised(embeddings, self.dim, "embeddings")
         else:
-            candidates, first_stage = as_they_are(embeddings, dims[1], "embeddings"), "own"
+            candidates = as_they_are(embeddings, dims[1], "embeddings")
+            first_stage = "own" if first_stage == "clip" else first_stage
         names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
         if names.shape != (len(candidates),):
             raise ValueError(f"ids of shape {names.shape} for {len(candidates)} embeddings: give one id for each.")
-        space = None
+        space = None if isinstance(first_stage, str) else first_stage
         if first_stage == "own":
             space = self.stack.own_space
             if space is None:

@@ -122,3 +122,42 @@ def make_corpus(root: Path, count: int = 10) -> Corpus:
 @pytest.fixture
 def corpus(tmp_path) -> Corpus:
     return make_corpus(tmp_path / "photos")
+
+
+@pytest.fixture
+def nus_wide(tmp_path) -> Path:
+    """Return a folder with NUS-WIDE's text files for 14 photos: photo 6 has no class, photo 7 no tags."""
+    root = tmp_path / "nus"
+    names = [f"actor\\{i:04d}_{100 + i}.jpg" for i in range(14)]
+    parts = {"Train": list(range(13, 4, -1)), "Test": list(range(5))}  # in another order than the whole list's
+    rng = np.random.default_rng(0)
+    truth = {
+        "sky": [i != 6 for i in range(14)],
+        "lake": [i in (1, 9) for i in range(14)],
+        "elk": [i == 9 for i in range(14)],
+    }
+
+    def put(path: str, lines: list) -> None:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("\r\n".join(map(str, lines)) + "\r\n")
+
+    put("ImageList/Imagelist.txt", names)
+    put("NUS_WID_Tags/All_Tags.txt", [f"{100 + i}      {'' if i == 7 else f'nature t{i} '}" for i in range(14)])
+    for label, column in truth.items():
+        put(f"Groundtruth/AllLabels/Labels_{label}.txt", [int(v) for v in column])
+    for part, rows in parts.items():
+        put(f"ImageList/{part}Imagelist.txt", [names[i] for i in rows])
+        for label, column in truth.items():
+            put(f"Groundtruth/TrainTestLabels/Labels_{label}_{part}.txt", [int(column[i]) for i in rows])
+        put(
+            f"NUS_WID_Tags/{part}_Tags1k.dat",
+            ["\t".join(str(int(i != 7 and k in (0, i % 4))) for k in range(5)) + "\t" for i in rows],
+        )
+        low = "NUS_WID_Low_Level_Features/Low_Level_Features"
+        put(f"{low}/BoW_{part}_int.dat", [f"{i} 0 {i + 1} " for i in rows])
+        for kind, width in (("CH", 3), ("CM55", 2), ("CORR", 2), ("EDH", 1), ("WT", 2)):
+            put(
+                f"{low}/{part}_Normalized_{kind}.dat",
+                [" ".join(f"{v:.4f}" for v in rng.random(width)) + " " for _ in rows],
+            )
+    return root

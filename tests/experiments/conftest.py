@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from experiments.cli.main import main
+from experiments.run.train import run_training
+from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
 
 
@@ -52,3 +54,33 @@ def run():
         assert ended == code, arguments
 
     return call
+
+
+@pytest.fixture(scope="session")
+def two_kinds(tmp_path_factory):
+    """Return a folder with runs cca-t2i and csls-i2t, on CCA, and their set: labelled, images 7 and texts 4 wide."""
+    folder = tmp_path_factory.mktemp("two-kinds")
+    rng = np.random.default_rng(0)
+    count = 160
+    rows, kind = range(count), rng.integers(0, 3, count)
+    known = np.eye(3)[kind] + 0.3 * rng.normal(size=(count, 3))
+    image, text = (
+        (known @ rng.normal(size=(3, width)) + 0.1 * rng.normal(size=(count, width))).astype(np.float32)
+        for width in (7, 4)
+    )
+    shared = {"split": ["train"] * 100 + ["test"] * 60, "labels": [f"class {k}" for k in kind]}
+    data = EmbeddingSet(
+        image,
+        text,
+        pd.DataFrame({"image_id": [f"i{k}" for k in rows], "path": "", **shared}),
+        pd.DataFrame({"text_id": [f"t{k}" for k in rows], "text": [f"c{k}" for k in rows], **shared}),
+        pd.DataFrame({"image": rows, "text": rows, "grade": 1}),
+        {"name": "two kinds", "fingerprint": "two kinds", "aligned": False},
+    ).write(folder / "set")
+    for name, direction, plan in (
+        ("cca-t2i", "t2i", {"scorer": "cca"}),
+        ("csls-i2t", "i2t", {"scorer": "csls", "on": "cca"}),
+    ):
+        settings = scorers.parse({**plan, "device": "cpu"})
+        run_training(data, direction, settings, folder / name, tracking=None, say=lambda line: None)
+    return folder, data

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from rank_xmodal.errors import UserError
+from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.scorers.projections.class_training import Batch, ClassSettings, ClassTrained, Objective, class_count
 from rank_xmodal.scorers.projections.fit import Validation
 from rank_xmodal.scorers.projections.hash_objectives import (
@@ -70,8 +73,10 @@ class JointSemantics(nn.Module):
 class HashSettings(ClassSettings):
     """What the codes learn, and how many bits they have."""
 
-    objective: Literal["dcmh", "ssah", "djsrh", "contrastive"] = Field(
-        "dcmh", description="dcmh and ssah need classes, djsrh uses none, contrastive uses them where there are any"
+    objective: Literal["auto", "dcmh", "ssah", "djsrh", "contrastive"] = Field(
+        "auto",
+        description="dcmh and ssah need classes, djsrh uses none, contrastive uses them where there are any; "
+        "auto: dcmh, without classes contrastive",
     )
     bits: int = Field(64, ge=16, le=128, description="length of a code")
     quantisation: float = Field(0.1, ge=0, description="weight of the distance of codes to their bits")
@@ -83,7 +88,8 @@ class Hash(ClassTrained):
     """``score = sign(f(x)) . sign(g(z)) = bits - 2 Hamming distance``, f and g networks of two layers under a tanh.
 
     Trained on the values of tanh, with `quantisation_loss` and `balance_loss` added; in use a vector is +1 and -1.
-    With `objective` dcmh: `dcmh_loss`; ssah: `LabelTeacher`; djsrh: `JointSemantics`; contrastive: `contrastive_loss`.
+    With `objective` dcmh: `dcmh_loss`; ssah: `LabelTeacher`; djsrh: `JointSemantics`; contrastive: `contrastive_loss`;
+    auto, by default: dcmh, of a set without classes contrastive, so that others can stand on it in any set.
 
     References
     ----------
@@ -95,6 +101,7 @@ class Hash(ClassTrained):
     paper = "Jiang, Li: Deep Cross-Modal Hashing, CVPR 2017, arXiv:1602.02255"
     Settings: ClassVar[type[HashSettings]] = HashSettings
     takes_unaligned = True
+    of_codes = True
     settings: HashSettings
 
     def solve(self, pairs: TrainingPairs, validation: Validation | None, seed: int, watch: Watch) -> Maps:
@@ -106,22 +113,25 @@ class Hash(ClassTrained):
             If the objective needs classes and there are none, or one only.
         """
         chosen, draw = self.settings, torch.Generator().manual_seed(seed)
-        classes = class_count(pairs, f"objective={chosen.objective}") if chosen.objective in ("dcmh", "ssah") else 0
+        objective = chosen.objective
+        if objective == "auto":
+            objective = "contrastive" if pairs.image_labels is None else "dcmh"
+        classes = _classes(pairs, objective) if objective in ("dcmh", "ssah") else 0
         image, text = (
             network(table, chosen.hidden, chosen.bits, draw).append(nn.Tanh()) for table in (pairs.images, pairs.texts)
         )
-        own = self._objective(classes, (image[0], text[0]))
+        own = self._objective(objective, classes, (image[0], text[0]))
         if isinstance(own, nn.Module):
             drawn(own, draw).to(pairs.images.device)
         return self.learn((image, text), pairs, _Relaxed(own, chosen), validation, seed, watch)
 
-    def _objective(self, classes: int, scalings: tuple[nn.Module, nn.Module]) -> Objective:
+    def _objective(self, name: str, classes: int, scalings: tuple[nn.Module, nn.Module]) -> Objective:
         chosen = self.settings
-        if chosen.objective == "ssah":
+        if name == "ssah":
             return LabelTeacher(classes, chosen.hidden, chosen.bits)
-        if chosen.objective == "djsrh":
+        if name == "djsrh":
             return JointSemantics(scalings)
-        if chosen.objective == "contrastive":
+        if name == "contrastive":
             return lambda x, z, batch: contrastive_loss(x, z, batch.match, chosen.temperature)
         return lambda x, z, batch: dcmh_loss(x, z, batch.match)
 
@@ -133,6 +143,15 @@ class Hash(ClassTrained):
         """Return the bits of a mapped candidate (..., k), +1 and -1."""
         return signs(mapped)
 
+    def project(self, candidates: Tensor) -> Tensor:
+        """Return the bits of the candidates, (m, d) of any float -> (m, k) int8, +1 and -1: a quarter of float32."""
+        return super().project(candidates).to(torch.int8)
+
+    def score(self, batch: ListBatch) -> Tensor:
+        """Return the inner products of the bits, (B, L) float32; see `Projection.score`."""
+        known = batch.projected
+        return super().score(batch if known is None else replace(batch, projected=known.float()))
+
     @property
     def config(self) -> dict[str, Any]:
         """The direction and the sizes of the networks."""
@@ -142,6 +161,15 @@ class Hash(ClassTrained):
         """Return two networks whose tensors are still to be loaded."""
         image, text = (blank_network(dim, config["hidden"], config["bits"]).append(nn.Tanh()) for dim in self.dims)
         return image, text
+
+
+def _classes(pairs: TrainingPairs, objective: str) -> int:
+    if pairs.image_labels is None:
+        raise UserError(
+            f"objective={objective} learns from classes, and the set has none. Give images and texts a column "
+            "'labels', or take an objective that needs none: contrastive or djsrh."
+        )
+    return class_count(pairs, f"objective={objective}")
 
 
 class _Relaxed(nn.Module):

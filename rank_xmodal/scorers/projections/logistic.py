@@ -6,11 +6,13 @@ import warnings
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from rank_xmodal.scorers.projections.maps import Centred, Shifted
 from rank_xmodal.scorers.projections.views import Standard
 
+_ALONE = 2**26  # products of a step below which threads wait for each other longer than they work
 _NEVER = -1e4  # logit of a class that no item of this side has
 
 
@@ -34,7 +36,8 @@ def logistic(table: Tensor, labels: Tensor, penalty: float) -> nn.Sequential:
     weight = 1 / labels.sum(1).cpu().numpy()[item]
     x = side.table.cpu().numpy()[item]
     model = LogisticRegression(C=1 / (penalty * len(table)), tol=1e-6, max_iter=1_000)
-    with warnings.catch_warnings():
+    threads = 1 if x.size * labels.shape[1] < _ALONE else None
+    with warnings.catch_warnings(), threadpool_limits(threads):
         warnings.simplefilter("ignore", ConvergenceWarning)  # after 1,000 steps it is near enough
         model.fit(x, own, sample_weight=weight)
     found = np.zeros((table.shape[1], labels.shape[1]))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from rank_xmodal.errors import UserError
+from rank_xmodal.lists.needs import Needs
 from rank_xmodal.scorers.projections.cca import Covariances, cca_maps
 from rank_xmodal.scorers.projections.class_training import Batch, ClassSettings, ClassTrained, Objective, class_count
 from rank_xmodal.scorers.projections.dcca import dcca_loss
@@ -159,6 +160,11 @@ class MLP(ClassTrained):
     settings: MLPSettings
     width: int = 0
     classes: int = 0
+
+    @property
+    def needs(self) -> Needs:
+        """Classes, where the objective reads them."""
+        return Needs(labels=self.settings.objective in CLASSED)
 
     def solve(self, pairs: TrainingPairs, validation: Validation | None, seed: int, watch: Watch) -> Maps:
         """Train the networks; see `Projection.solve`.

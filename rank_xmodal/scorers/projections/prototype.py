@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from rank_xmodal.lists.needs import Needs
 from rank_xmodal.scorers.projections.class_training import Batch, ClassSettings, ClassTrained, class_count
 from rank_xmodal.scorers.projections.fit import Validation
 from rank_xmodal.scorers.projections.maps import Maps
@@ -73,6 +74,11 @@ class Prototype(ClassTrained):
     Settings: ClassVar[type[PrototypeSettings]] = PrototypeSettings
     takes_unaligned = True
     settings: PrototypeSettings
+
+    @property
+    def needs(self) -> Needs:
+        """Classes."""
+        return Needs(labels=True)
 
     def solve(self, pairs: TrainingPairs, validation: Validation | None, seed: int, watch: Watch) -> Maps:
         """Train the networks and the centres; see `Projection.solve`.

@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from data_prep.datasets import load
+from data_prep.datasets import DATASETS, load
+from experiments.cli.data import embed
 from rank_xmodal.errors import UserError
 
 
@@ -115,6 +116,8 @@ def test_the_registry(tmp_path):
         load("mnist", tmp_path)
     with pytest.raises(UserError, match="dataset folder has no option 'counts'; it has captions, images, seed"):
         load("folder", tmp_path, counts={})
+    choice = next(option for option in embed.params if option.name == "dataset")
+    assert list(choice.type.choices) == list(DATASETS)
 
 
 def test_links_in_the_folder_may_lead_wherever_its_owner_likes(photos, tmp_path, picture, said):

@@ -1,6 +1,7 @@
 """Folds of the test split, and CLIP, CSLS and a ranker over them beside the whole gallery."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -102,7 +103,8 @@ def test_figures_are_the_mean_over_folds_and_those_of_the_whole(trained, directi
     assert report["folds"]["clip"]["R@1"] > report["whole"]["clip"]["R@1"]
     assert report["folds"]["ceiling"] == pytest.approx(np.mean([one["ceiling"] for one in values[:4]]))
     assert report["whole"]["ceiling"] == values[-1]["ceiling"] < 1
-    facts = {"direction": direction, "split": "test", "depth": 6, "fold_size": 10, "fingerprint": data.fingerprint}
+    facts = {"direction": direction, "split": "test", "depth": 6, "fold_size": 10, "fingerprint": data.fingerprint,
+             "first_stage": "clip"}  # fmt: skip
     assert {key: report[key] for key in facts} == facts
 
 
@@ -117,6 +119,26 @@ def test_the_command_prints_both_and_writes_json(run, trained, tmp_path, capsys)
             assert f"{100 * report[gallery][row]['R@1']:.2f}" in out
     assert f"{100 * report['whole']['ceiling']:.2f}" in out
     assert "mean over 2 folds" in out
+    assert "in the list that is found by CLIP" in re.sub(r"\s+", " ", out)
+    assert "andom order" not in out
+
+
+@pytest.mark.parametrize("name", ["cca-t2i", "csls-i2t"])
+def test_of_features_of_two_kinds_the_lists_are_not_called_clips(run, two_kinds, tmp_path, capsys, name):
+    folder, data = two_kinds
+    call = ["--data", data.root, "--fold-size", "20", "--depth", "8", "--device", "cpu"]
+    run("protocols", folder / name, *call, "--json", tmp_path / "figures.json")
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    report = json.loads((tmp_path / "figures.json").read_text())
+    assert report["first_stage"] == "cca"
+    for gallery in ("folds", "whole"):
+        assert list(report[gallery]) == ["chance", "ranker", "ceiling"]
+    assert (
+        "in the list that is found by CCA; the others are misses. Random order: of these lists, not of a gallery."
+        in out
+    )
+    assert "CLIP" not in out
+    assert "│ random order │" in out
 
 
 @pytest.mark.parametrize(

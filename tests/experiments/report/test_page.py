@@ -289,6 +289,7 @@ def test_rows_are_those_of_the_report(judged, written):
                      "Ranker", "Ranker over CLIP"]  # fmt: skip
     bars = [a for a in Elements(page).of("rect") if "--hue" in a.get("style", "")]
     assert len(bars) == 3 * (len(names) + 2)
+    assert {a["class"] for a in bars} == {"reference", "other", "own"}
     colours = {(a["class"], a["style"] if a["class"] == "other" else "") for a in bars}
     assert len(colours) == len(names) + 2, "a colour for each row"
     heights = sorted(float(a["y"]) for a in bars)

@@ -29,7 +29,7 @@ def test_a_projection_is_trained_judged_and_reported(labelled, run, tmp_path, di
     common = ("--data", labelled / "set", "--set", "device=cpu")
     run("train", *common, "--direction", direction, "--scorer", "cca", "--out", out, "--mlruns", tmp_path / "mlruns")
     said = capsys.readouterr().out
-    assert "of CCA's own space" in said
+    assert "of what CCA finds" in said
     assert "random order" in said
     run("evaluate", out, "--data", labelled / "set", "--depth", "60", "--json", tmp_path / "figures.json")
     found = json.loads((tmp_path / "figures.json").read_text())

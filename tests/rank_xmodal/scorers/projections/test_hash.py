@@ -1,5 +1,6 @@
 """Codes of bits: losses against plain loops, inner products that are Hamming distances, and what they find."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -155,6 +156,24 @@ def test_without_classes_the_epoch_is_chosen_by_the_mrr_of_bits(corpus):
     assert float(per_query(scores, held_out.gallery)["MRR"].mean()) == pytest.approx(max(found), abs=1e-6)
 
 
+def test_by_default_it_learns_from_classes_where_there_are_any_and_else_from_pairs(classed):
+    bare, quick = classed.without(classed.data, "labels"), {**QUICK, "epochs": 2}
+    for data, expected in ((classed.data, "dcmh"), (bare, "contrastive")):
+        states = [Hash(**quick, **more).fit(data, "t2i").state for more in ({}, {"objective": expected})]
+        assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_a_projected_candidate_is_a_byte_a_bit_and_scores_the_same(corpus):
+    scorer = Hash(**{**QUICK, "epochs": 1}).fit(corpus.data, "t2i")
+    batch = corpus.random_batch(dim=24)
+    known = scorer.project(batch.candidates.flatten(0, 1))
+    assert known.dtype == torch.int8
+    again = dataclasses.replace(batch, projected=known.unflatten(0, batch.mask.shape))
+    found = scorer.score(again)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, scorer.score(batch))
+
+
 def test_bad_input_is_told(classed):
     for bits in (15, 129):
         with pytest.raises(UserError, match=f"bits={bits}: Input should be"):
@@ -163,7 +182,8 @@ def test_bad_input_is_told(classed):
     for objective in OBJECTIVES:
         scorer = Hash(**{**QUICK, "objective": objective, "epochs": 1})
         if objective in ("dcmh", "ssah"):
-            with pytest.raises(UserError, match=f"objective={objective} learns from classes, and the set has none"):
+            said = f"objective={objective} learns from classes, and the set has none.* contrastive or djsrh"
+            with pytest.raises(UserError, match=said):
                 scorer.fit(bare, "t2i")
             with pytest.raises(UserError, match=f"objective={objective} .* has one class only"):
                 scorer.fit(classed.scattered(classes=1), "t2i")
