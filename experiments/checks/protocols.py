@@ -88,7 +88,7 @@ def coco_1k_folds(data: EmbeddingSet) -> list[EmbeddingSet]:
 
 
 def compare(
-    data: EmbeddingSet, reranker: Reranker, *, fold_size: int = FOLD_SIZE, depth: int = DEPTH
+    data: EmbeddingSet, reranker: Reranker, *, fold_size: int = FOLD_SIZE, depth: int | None = None
 ) -> dict[str, Any]:
     """Evaluate a ranker, CLIP and CSLS over the folds and over the whole gallery.
 
@@ -110,6 +110,7 @@ def compare(
     reranker.check_made_for(data, "the ranker")
     direction: Direction = reranker.facts["direction"]
     smallest = min(len(part.candidate_rows(direction, "test")) for part in folds)
+    depth = depth or DEPTH  # the same of folds and of the whole
     if depth > smallest:
         raise UserError(
             f"--depth {depth}: a fold's gallery holds {smallest:,} candidates, the whole more; lists of different "

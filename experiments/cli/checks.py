@@ -40,7 +40,7 @@ def verify(dataset: str, data: Path) -> None:
 @options.depth
 @click.option("--json", "json_file", type=PATH, help="Write the figures there; shares from 0 to 1.")
 @options.device
-def protocols(run: Path, data: Path, fold_size: int, depth: int, json_file: Path | None, device: str) -> None:
+def protocols(run: Path, data: Path, fold_size: int, depth: int | None, json_file: Path | None, device: str) -> None:
     """COCO's 1K protocol beside its 5K one: the mean over folds of the test split, and the whole of it."""
     from experiments.checks import protocols as checking
     from rank_xmodal.data.embedding_set import EmbeddingSet

@@ -61,7 +61,7 @@ tracking = click.option("--mlruns", type=PATH, default="mlruns", show_default=Tr
 own_set = click.option("--data", type=PATH, required=True, help="An embedding set of the same encoder.")
 split = click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 depth = click.option(
-    "--depth", type=count(2), default=51, show_default=True, help="The first stage's top list, reordered."
+    "--depth", type=count(2), help="The first stage's top list, reordered.  [default: 51; without a common space 5000]"
 )
 first_stage = click.option(
     "--first-stage", type=click.Choice(["clip", "own"]), default="clip", show_default=True,

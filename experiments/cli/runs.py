@@ -131,8 +131,8 @@ def _print_report(report: dict[str, Any]) -> None:
 )  # fmt: skip
 @options.device
 def evaluate(
-    run: Path, data: Path, split: str, depth: int, first_stage: Any, json_file: Path | None, confusion: Path | None,
-    device: str,
+    run: Path, data: Path, split: str, depth: int | None, first_stage: Any, json_file: Path | None,
+    confusion: Path | None, device: str,
 ) -> None:  # fmt: skip
     """Compare CLIP, CSLS and a trained ranker over the whole gallery of a split.
 
@@ -174,7 +174,7 @@ def evaluate(
 @options.depth
 @click.option("--out", type=PATH, required=True, help="Folder to write into.")
 @options.device
-def export(run: Path, data: Path, split: str, depth: int, style: str, out: Path, device: str) -> None:
+def export(run: Path, data: Path, split: str, depth: int | None, style: str, out: Path, device: str) -> None:
     """Write a split's rankings for trec_eval and its kin, or its lists for allRank and scikit-learn.
 
     In ids, "%" and what is not printable or is white space becomes %XX, its bytes in UTF-8; an empty id becomes "%".

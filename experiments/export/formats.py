@@ -25,7 +25,7 @@ from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direct
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import replacing
-from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery
+from rank_xmodal.retrieval.gallery import RankedGallery
 from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.scorers.stack import rows_of, score_rows
 
@@ -54,7 +54,7 @@ def export_trec(
     split: str,
     out: Path,
     *,
-    depth: int = DEPTH,
+    depth: int | None = None,
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> list[Path]:
@@ -71,7 +71,7 @@ def export_trec(
     split : str
     out : Path
         Other files in it stay.
-    depth : int
+    depth : int or None
         Length of the first stage's lists.
     device : str
     say : callable
@@ -109,7 +109,7 @@ def export_libsvm(
     split: str,
     out: Path,
     *,
-    depth: int = DEPTH,
+    depth: int | None = None,
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> list[Path]:

@@ -9,6 +9,7 @@ from experiments.results.result import Result
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.gallery import CLIP, DEPTH, RankedGallery, rank_gallery
+from rank_xmodal.scorers.stack import UNALIGNED_DEPTH
 from rank_xmodal.use.reranker import FirstStage, Reranker
 
 
@@ -30,11 +31,12 @@ def opened(
 
 
 def ranked(
-    reranker: Reranker, data: EmbeddingSet, split: str, *, depth: int = DEPTH, first_stage: FirstStage = "clip"
+    reranker: Reranker, data: EmbeddingSet, split: str, *, depth: int | None = None, first_stage: FirstStage = "clip"
 ) -> RankedGallery:
     """Rank a split's gallery in the ranker's direction, by CLIP or in the ranker's own space.
 
-    The latter is taken, too, where the sides of the set are not aligned.
+    The latter is taken, too, where the sides of the set are not aligned. Lists have `depth` places: if not given 51, or
+    as many as `first_gallery` has where the sides are not aligned.
 
     Raises
     ------
@@ -42,6 +44,7 @@ def ranked(
         If the split is empty, or the ranker has no space of its own.
     """
     direction = check_direction(reranker.facts["direction"])
+    depth = depth or (DEPTH if data.aligned else UNALIGNED_DEPTH)
     stack = reranker.stack
     if first_stage == "clip" and data.aligned:
         return rank_gallery(data, direction, split, depth, first_stage=CLIP)
@@ -54,7 +57,7 @@ def ranked(
 
 
 def evaluate_run(
-    reranker: Reranker, data: EmbeddingSet, split: str, *, depth: int = DEPTH, first_stage: FirstStage = "clip"
+    reranker: Reranker, data: EmbeddingSet, split: str, *, depth: int | None = None, first_stage: FirstStage = "clip"
 ) -> Result:
     """Judge a ranker and what it is compared with on the same lists of a split.
 

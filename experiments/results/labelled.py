@@ -13,7 +13,7 @@ from experiments.results.evaluate import ranked
 from experiments.results.result import Result, row_label, rows_in
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
-from rank_xmodal.evaluation import class_level
+from rank_xmodal.evaluation import class_gallery, class_level
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import replacing
 from rank_xmodal.retrieval.gallery import CLIP, RankedGallery, has_split
@@ -25,7 +25,7 @@ _LABEL, _WIDTH = 14, 12
 _ENOUGH = 0.9  # with fewer of the matches in the lists, the best threshold is often to call all of a list a match
 
 
-def labels_report(reranker: Reranker, data: EmbeddingSet, result: Result, depth: int) -> dict[str, Any]:
+def labels_report(reranker: Reranker, data: EmbeddingSet, result: Result, depth: int | None) -> dict[str, Any]:
     """Return what stands under "labels" in the report of a labelled set.
 
     Parameters
@@ -42,7 +42,8 @@ def labels_report(reranker: Reranker, data: EmbeddingSet, result: Result, depth:
     -------
     dict
         fingerprint (of the labels), classes, one_class (has every item just one?), relevant (mean count of a query's
-        relevant items in the gallery); each row and ceiling with `class_level.METRICS`; pairs; confusion with
+        relevant items in the gallery); each row and ceiling with `class_level.METRICS`; galleries (class MAP of each
+        row that makes a space, over the whole of the judged split and of train); pairs; confusion with
         classes and, for each row, a matrix, None where items have several classes or there are very many.
     """
     gallery, scores, rows = result.gallery, result.scores, rows_in(result.report)
@@ -54,6 +55,7 @@ def labels_report(reranker: Reranker, data: EmbeddingSet, result: Result, depth:
         "one_class": single,
         "relevant": float(by_class.n_relevant.double().mean()),
         **{row: class_level.figures(scores[row], by_class) for row in rows},
+        "galleries": _galleries(reranker, data, gallery),
         "ceiling": class_level.ceiling(by_class),
         "pairs": _pairs(reranker, data, result, by_class, depth),
         "confusion": None,
@@ -64,8 +66,24 @@ def labels_report(reranker: Reranker, data: EmbeddingSet, result: Result, depth:
     return report
 
 
+def _galleries(reranker: Reranker, data: EmbeddingSet, gallery: RankedGallery) -> dict[str, dict[str, float]]:
+    """Return class MAP of each row that makes a space, by the split that is ranked there: the judged one, and train."""
+    splits = dict.fromkeys([str(gallery.lists.info["split"]), "train"])
+    spaces = {row: stack.scorer.space for row, stack in rows_of(reranker.stack, data).items()}
+    table = data.images if gallery.lists.direction == "t2i" else data.texts
+    return {
+        row: {
+            split: float(class_gallery.of_space(data, gallery, space, split).mean())
+            for split in splits
+            if (table["split"] == split).any()
+        }
+        for row, space in spaces.items()
+        if space is not None
+    }
+
+
 def _pairs(
-    reranker: Reranker, data: EmbeddingSet, result: Result, by_class: RankedGallery, depth: int
+    reranker: Reranker, data: EmbeddingSet, result: Result, by_class: RankedGallery, depth: int | None
 ) -> dict[str, Any]:
     """Judge pairs by thresholds from the validation split; where that can't be, say why under "missing"."""
     gallery, scores, rows = result.gallery, result.scores, rows_in(result.report)
@@ -125,6 +143,11 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
         "MAP@k divides by all relevant items of the gallery, MAP likewise over the whole list of "
         f"{report['candidates']}; ceiling: the best order of these lists"
     )
+    for row, found_in in found["galleries"].items():
+        named = ", ".join(f"{split} {100 * value:.2f}" for split, value in found_in.items())
+        yield f"class MAP of {row_label(row)} over the whole gallery of a split, in its own space: {named}"
+    if any("train" in found_in and len(found_in) > 1 for found_in in found["galleries"].values()):
+        yield "a head knows the gallery of train by heart: that figure rewards memory, the other says what it found out"
     yield from _pair_lines(found["pairs"], report["gallery"], rows_in(report))
     yield from _confusion_lines(found)
 

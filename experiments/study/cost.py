@@ -11,7 +11,9 @@ import torch
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
 from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.retrieval.first_stage import retriever_of
 from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery
+from rank_xmodal.retrieval.hamming import HammingRetriever
 from rank_xmodal.scorers import Stack
 from rank_xmodal.torchvision_ops import make_importable
 
@@ -32,6 +34,7 @@ class Cost:
         To score the candidates of a query, 32 queries at a time, when the gallery is prepared.
     item_bytes : float
         What is kept of each candidate: embedding, neighbours, what the scorer made of it, and its tokens as stored.
+        Where the scorer finds candidates itself, for want of a common space, only what its first stage keeps.
     """
 
     seconds: float
@@ -66,6 +69,11 @@ def cost_of(stack: Stack, data: EmbeddingSet, gallery: RankedGallery, device: to
 
 def _item_bytes(stack: Stack, data: EmbeddingSet, direction: Direction, lists: ListTensors) -> float:
     """Return what is kept of an average candidate."""
+    if not data.aligned and stack.scorer.space is not None:  # it finds and orders them by what it made of each
+        index = retriever_of(stack.scorer.space).index(data.candidates(direction)[:1])
+        of_one = index.codes if isinstance(index, HammingRetriever) else index.candidates
+        assert of_one is not None
+        return float(of_one.nbytes)
     kept = data.candidates(direction)  # the first stage looks at every candidate's embedding
     found = float(kept.shape[1] * kept.itemsize)
     if lists.projected is not None:

@@ -17,13 +17,14 @@ def needs_of(settings: ScorerSettings) -> str:
     """Return in words what a scorer asks of a set, beside pairs of its own split train where it learns."""
     scorer, base = scorer_of(settings), base_of(settings)
     needs = scorer.needs
+    stands = needs.base or needs.neighbours
     said = [
         "words and cells" * needs.tokens,
         "classes" * needs.labels,
         "images and captions" * needs.content,
         "lists" * needs.lists,
         "pairs" * (scorer.fitted_on_pairs or base.fitted_on_pairs),
-        "one space" * (not scorer.takes_unaligned),
+        "one space" * (not scorer.takes_unaligned or (stands and not base.takes_unaligned)),
     ]
     return ", ".join(filter(None, said)) or "nothing"
 

@@ -29,7 +29,7 @@ def _text(value: float, form: str = ".2f", error: float = math.nan) -> str:
 def _cells(table: Table, line: Line) -> dict[str, str]:
     """Return a line as people read it, by column."""
     cells = {"": line.row}
-    by_class = [CLASS_MAP] if all(CLASS_MAP in one.metrics for one in table.lines) else []
+    by_class = [CLASS_MAP] if all(CLASS_MAP in one.metrics for one in (line, *table.lines)) else []
     for name in (*table.metrics, *by_class):
         cells[name] = _text(line.figure(name).mean, error=line.figure(name).sd)
     cells["Rsum"] = _text(line.rsum, ".1f")
@@ -61,8 +61,10 @@ def terminal(table: Table) -> Iterator[rich.table.Table]:
             # Figures stay in one line; headings break, so that a dozen columns find room.
             heading = "\n".join(textwrap.wrap(column, _HEADING))
             narrowest = None if column else min(_ROW, max(len(row[0]) for row in rows))
-            side = "right" if column else "left"
-            shown.add_column(heading, justify=side, no_wrap=bool(column), overflow="fold", min_width=narrowest)
+            shown.add_column(
+                heading, justify="right" if column else "left", no_wrap=bool(column), overflow="fold",
+                min_width=narrowest,
+            )  # fmt: skip
         for row in rows:
             shown.add_row(*row)
         yield shown

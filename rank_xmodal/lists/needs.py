@@ -54,7 +54,7 @@ class Needs:
         if self.labels and not data.labelled:
             raise UserError(
                 f"{where}: has no classes, which scorer={name} needs. Give the captions table a column 'labels' and "
-                "make the set again."
+                "make the set again, or choose a scorer, method or objective that needs none, such as contrastive."
             )
         if self.content and (data.images["path"] == "").any():
             row = int((data.images["path"] == "").to_numpy().argmax())

@@ -83,7 +83,7 @@ def itq(embeddings: np.ndarray, bits: int, seed: int = 0) -> Quantiser:
     if bits > (most := min(embeddings.shape)):
         raise UserError(
             f"bits={bits}: iterative quantisation of embeddings {embeddings.shape} has at most {most}; "
-            "ask for fewer, or use lsh."
+            "ask for fewer, or use lsh (rotation=lsh)."
         )
     rows = embeddings.astype(np.float64)
     mean = rows.mean(axis=0)

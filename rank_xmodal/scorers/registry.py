@@ -25,6 +25,7 @@ from rank_xmodal.scorers.projections.convex import Convex
 from rank_xmodal.scorers.projections.dcca import DCCA
 from rank_xmodal.scorers.projections.gaussian import Gaussian
 from rank_xmodal.scorers.projections.hash import Hash
+from rank_xmodal.scorers.projections.itq import ITQ
 from rank_xmodal.scorers.projections.linear import Linear
 from rank_xmodal.scorers.projections.mlp import MLP
 from rank_xmodal.scorers.projections.neighbours import Neighbours
@@ -57,6 +58,7 @@ _OURS: tuple[type[Scorer], ...] = (
     MLP,
     Prototype,
     Hash,
+    ITQ,
     ContextAware,
     AllRank,
     *HEADS.values(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,8 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.lists.list_batch import ListBatch
+from rank_xmodal.lists.needs import Needs
 from rank_xmodal.scorers.projections.class_training import Batch, ClassSettings, ClassTrained, Objective, class_count
+from rank_xmodal.scorers.projections.codes import Codes
 from rank_xmodal.scorers.projections.fit import Validation
 from rank_xmodal.scorers.projections.hash_objectives import (
     balance_loss,
@@ -19,7 +19,6 @@ from rank_xmodal.scorers.projections.hash_objectives import (
     djsrh_loss,
     joint_similarity,
     quantisation_loss,
-    signs,
     teacher_loss,
 )
 from rank_xmodal.scorers.projections.maps import Maps, undrawn_linear
@@ -84,7 +83,7 @@ class HashSettings(ClassSettings):
     temperature: float = Field(0.1, gt=0, description="of contrastive")
 
 
-class Hash(ClassTrained):
+class Hash(Codes, ClassTrained):
     """``score = sign(f(x)) . sign(g(z)) = bits - 2 Hamming distance``, f and g networks of two layers under a tanh.
 
     Trained on the values of tanh, with `quantisation_loss` and `balance_loss` added; in use a vector is +1 and -1.
@@ -101,8 +100,12 @@ class Hash(ClassTrained):
     paper = "Jiang, Li: Deep Cross-Modal Hashing, CVPR 2017, arXiv:1602.02255"
     Settings: ClassVar[type[HashSettings]] = HashSettings
     takes_unaligned = True
-    of_codes = True
     settings: HashSettings
+
+    @property
+    def needs(self) -> Needs:
+        """Classes, where the objective reads them."""
+        return Needs(labels=self.settings.objective in ("dcmh", "ssah"))
 
     def solve(self, pairs: TrainingPairs, validation: Validation | None, seed: int, watch: Watch) -> Maps:
         """Train the networks; see `Projection.solve`.
@@ -134,23 +137,6 @@ class Hash(ClassTrained):
         if name == "contrastive":
             return lambda x, z, batch: contrastive_loss(x, z, batch.match, chosen.temperature)
         return lambda x, z, batch: dcmh_loss(x, z, batch.match)
-
-    def as_query(self, mapped: Tensor) -> Tensor:
-        """Return the bits of a mapped query (..., k), +1 and -1."""
-        return signs(mapped)
-
-    def as_candidate(self, mapped: Tensor) -> Tensor:
-        """Return the bits of a mapped candidate (..., k), +1 and -1."""
-        return signs(mapped)
-
-    def project(self, candidates: Tensor) -> Tensor:
-        """Return the bits of the candidates, (m, d) of any float -> (m, k) int8, +1 and -1: a quarter of float32."""
-        return super().project(candidates).to(torch.int8)
-
-    def score(self, batch: ListBatch) -> Tensor:
-        """Return the inner products of the bits, (B, L) float32; see `Projection.score`."""
-        known = batch.projected
-        return super().score(batch if known is None else replace(batch, projected=known.float()))
 
     @property
     def config(self) -> dict[str, Any]:

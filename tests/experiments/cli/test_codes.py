@@ -73,5 +73,5 @@ def test_what_needs_classes_says_what_does_not(run, sets, tmp_path, capsys):
     run("train", "--data", sets["bare"].root, "--direction", "t2i", "--scorer", "hash", "--set", "objective=dcmh",
         "--no-tracking", "--out", tmp_path / "run", code=2)  # fmt: skip
     said = capsys.readouterr().err
-    assert "objective=dcmh learns from classes, and the set has none" in said
-    assert "take an objective that needs none: contrastive or djsrh" in said
+    assert "has no classes, which scorer=hash needs" in said
+    assert "objective that needs none, such as contrastive" in said

@@ -86,7 +86,7 @@ def test_the_plans_that_come_along_are_sound(path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"against": ["nobody"]}, "against: 'nobody' is no row. Rows are CLIP, CSLS, one"),
+        ({"against": ["nobody"]}, "against: 'nobody' is no row. Rows are CLIP, CSLS, random order, one"),
         ({"against": ["ome"]}, "against: 'ome' is no row. Did you mean 'one'?"),
         ({"against": "CLIP"}, "against: Input should be a valid tuple, found 'CLIP'"),
         (

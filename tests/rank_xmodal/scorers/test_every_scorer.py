@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 OF_CLASSES = ["linear", "posterior", "mlp", "prototype", "hash"]
 MAPS = [n for n in scorers.names() if issubclass(scorers.class_of(n), Projection) and n not in OF_CLASSES]
 # Learn from pairs what holds for others; the planted images have no like ones to be told by.
-LEARN = [name for name in MAPS if name not in ("centred", "neighbours")]
+LEARN = [name for name in MAPS if name not in ("centred", "neighbours", "itq")]
 SMALL_HEAD = {
     "width": 16, "steps": 60, "batch_size": 64, "lr": 1e-2, "dropout": 0.1, "without": 0.1,
 }  # fmt: skip
@@ -35,6 +35,7 @@ QUICK = {
     "context_aware": {"epochs": 2, "batch_size": 32},
     "allrank": {"epochs": 1, "batch_size": 32},
     **{name: {"epochs": 2} for name in ("mlp", "prototype", "hash")},
+    "itq": {"bits": 8},
     **dict.fromkeys(HEADS, SMALL_HEAD),
     "sgraf": {**SMALL_HEAD, "similarity_width": 16, "batch_size": 32},
     "blip_itm": {"top": 2},
