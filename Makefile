@@ -20,7 +20,7 @@ NAME = $(notdir $(patsubst %/,%,$(DATA)))
 SUFFIX = $(if $(filter-out full,$(FEATURES)),-$(FEATURES))$(if $(filter-out 0,$(SEED)),-seed$(SEED))$(if $(EPOCHS),-epochs$(EPOCHS))
 LOSSES := lambdarank neuralndcg listnet ranknet
 
-.PHONY: help setup demo data verify-flickr30k verify-coco $(LOSSES) compare ablation crossval grid paper baselines bench ui test faults lint clean
+.PHONY: help setup demo data verify-flickr30k verify-coco $(LOSSES) compare ablation systems crossval grid paper baselines bench ui test faults lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z0-9$$()LOSSE -]+:.*##' $(MAKEFILE_LIST) | sed -e 's/$$(LOSSES)/lambdarank | neuralndcg | listnet | ranknet/' \
@@ -70,6 +70,9 @@ STUDY = $(RX) study --data $(DATA) $(if $(FOLDS),--folds $(FOLDS)) $(if $(EPOCHS
 
 ablation: setup  ## What each part is worth, taken away in turn: 5 seeds on validation (hours; EPOCHS=6 is less), or FOLDS=5
 	$(STUDY) ablation
+
+systems: setup  ## Every system that fits DATA in one table: needs, figures, p, seconds to fit, milliseconds, bytes (half an hour; with words and cells hours)
+	$(STUDY) systems
 
 grid: setup  ## Grid search over the model's sizes and lr, both directions, judged on validation: experiments/plans/grid.yaml
 	@for direction in t2i i2t; do \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,9 @@ from rank_xmodal.files import replacing
 from rank_xmodal.scorers.chance import Chance
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 Figures = Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]]
 """Direction -> row -> metric -> mean and standard deviation in %, NaN of a single value."""
@@ -170,24 +172,42 @@ def _points(axis: Any, rows: Mapping[str, tuple[float, float]], ceiling: float) 
     axis.set_axisbelow(True)
 
 
-def plot_cost(points: Mapping[Direction, Mapping[str, tuple[float, float]]], title: str, out: Path) -> None:
-    """Draw R@1 against milliseconds a query, one panel a direction; the line joins those that nothing beats in both."""
+def plot_cost(
+    points: Mapping[Direction, Mapping[str, tuple[float, float]]], title: str, out: Path, metric: str = "R@1"
+) -> None:
+    """Draw a metric against milliseconds a query, one panel a direction; a line joins what nothing beats in both."""
     with _drawn(out, 5.2 * len(points), 4.2) as figure:
-        for axis, (direction, rows) in zip(
-            figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True
-        ):
+        figure.suptitle(_plain(title, 80))
+        axes = figure.subplots(1, len(points), squeeze=False)[0]
+        for axis, (direction, rows) in zip(axes, points.items(), strict=True):
             front, best = [], -np.inf
             for label, (cost, value) in sorted(rows.items(), key=lambda item: (item[1][0], -item[1][1])):
                 axis.plot(cost, value, "o", ms=5, color=_COLOURS.get(label, _TRAINED))
-                axis.annotate(_plain(label, 24), (cost, value), textcoords="offset points", xytext=(5, 4), fontsize=7)
                 if value > best:
                     best = value
                     front.append((cost, value))
             axis.plot(*zip(*front, strict=True), color="0.6", lw=0.8, drawstyle="steps-post")
             axis.set_xscale("log")
             axis.margins(x=0.25, y=0.1)
-            axis.set(title=HEADINGS[direction], xlabel="milliseconds a query", ylabel="R@1, %")
-        figure.suptitle(_plain(title, 80))
+            axis.set(title=HEADINGS[direction], xlabel="milliseconds a query", ylabel=f"{metric}, %")
+        figure.draw_without_rendering()  # names find their places when all else has its own
+        for axis, rows in zip(axes, points.values(), strict=True):
+            taken: list[Bbox] = []
+            for label, point in rows.items():
+                taken.append(_named(axis, _plain(label, 24), point, taken))
+
+
+def _named(axis: Axes, label: str, point: tuple[float, float], taken: Sequence[Bbox]) -> Bbox:
+    """Write a name beside its point where it covers no other, if there is such a place, and return where it stands."""
+    text: Any = axis.annotate(label, point, textcoords="offset points", xytext=(0, 0), fontsize=7)
+    inside = axis.get_window_extent()
+    for across, up in ((5, 3), (5, -8), (-5, 3), (-5, -8), (5, 12), (-5, 12)):
+        text.set_position((across, up))
+        text.set_horizontalalignment("left" if across > 0 else "right")
+        box = text.get_window_extent()
+        if not any(box.overlaps(other) for other in taken) and inside.x0 < box.x0 and box.x1 < inside.x1:
+            break
+    return box
 
 
 def plot_shifts(

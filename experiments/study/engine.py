@@ -198,7 +198,7 @@ def _add_costs(table: Table, out: Path) -> None:
             cost = Cost(*(statistics.fmean(report[field.name] for report in reports) for field in fields(Cost)))
             line.facts = cost.facts()
             points[line.of[1]][line.row] = (cost.milliseconds, line.figure(table.tested).mean)
-    plot_cost(points, table.title, out / "cost.png")
+    plot_cost(points, table.title, out / "cost.png", table.tested)
 
 
 def _add_words(table: Table, plan: Plan) -> None:
