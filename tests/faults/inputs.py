@@ -21,6 +21,7 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True)
     arrays(folder, "", seed=0)
     arrays(folder, "other-", seed=1)
+    kinds(folder / "kinds.mat")
     photos(folder / "photos")
     encoder(folder)
     (folder / "plan.yaml").write_text(PLAN)
@@ -46,6 +47,20 @@ def arrays(folder: Path, prefix: str, seed: int) -> None:
     np.save(folder / f"{prefix}offsets.npy", np.concatenate([[0], counts.cumsum()]))
     rows = [f"t{i},{i},{prefix}caption {i},{split}\n" for i, split in enumerate(splits())]
     (folder / f"{prefix}C.csv").write_text("caption_id,image_id,caption,split\n" + "".join(rows))
+
+
+def kinds(path: Path) -> None:
+    """Write features of two kinds, 7 and 4 wide, with three classes, as a MATLAB file."""
+    from scipy.io import savemat
+
+    rng, sizes = np.random.default_rng(2), {"tr": 40, "te": 12}
+    image, text = rng.normal(size=(3, 7)), rng.normal(size=(3, 4))
+    variables = {}
+    for part, count in sizes.items():
+        kind = np.arange(count) % 3
+        noise = [0.3 * rng.normal(size=(count, width)) for width in (7, 4)]
+        variables |= {f"I_{part}": image[kind] + noise[0], f"T_{part}": text[kind] + noise[1], f"L_{part}": kind + 1}
+    savemat(path, variables)
 
 
 def photos(folder: Path, count: int = 12) -> None:

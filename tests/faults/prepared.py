@@ -43,6 +43,10 @@ def _arrays(bench: Any) -> None:
         shutil.copy2(bench.place.inputs / name, bench.place.work)
 
 
+def _kinds(bench: Any) -> None:
+    shutil.copy2(bench.place.inputs / "kinds.mat", bench.place.work)
+
+
 def _arrays_parquet(bench: Any) -> None:
     import csv
 
@@ -110,6 +114,7 @@ def _partial(bench: Any) -> None:
 
 BY_HAND: dict[str, tuple[str, Callable[[Any], None]]] = {
     "arrays": ("", _arrays),
+    "kinds": ("", _kinds),
     "arrays-parquet": ("", _arrays_parquet),
     "photos": ("", _photos),
     "karpathy": ("", _karpathy),

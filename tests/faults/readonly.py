@@ -12,7 +12,7 @@ from tests.faults import child, compare, shim
 from tests.faults.bench import Bench
 from tests.faults.child import Ended, Fault
 from tests.faults.choose import Wanted
-from tests.faults.scenarios import EMBED, EPOCHS, HEAD, IMPORT, MINE, PLAIN, QUIET, STUDY
+from tests.faults.scenarios import CODES, EMBED, EPOCHS, HEAD, IMPORT, MAT, MINE, PLAIN, QUIET, STUDY
 from tests.faults.settle import decent
 
 _VERSION_3 = 0x20080522  # of the interface of capset
@@ -34,6 +34,8 @@ WRITES: dict[str, tuple[str, str, tuple[str, ...], bool]] = {
     "embed": ("", "", EMBED, False),
     "embed-tokens": ("set-embedded", "set", (*EMBED, "--tokens", "features"), False),
     "train-head": ("set-tokens", "set", (*HEAD, *QUIET), True),
+    "train-codes": ("set-kinds", "set", (*CODES, *QUIET), True),
+    "import-mat": ("", "", MAT, False),
     "train-nowhere": ("set", "", (*EPOCHS, *QUIET), False),
     "overwrite": ("other-set", "set", (*IMPORT, "--overwrite"), False),
 }
@@ -45,6 +47,7 @@ READS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "embeddings": ("set", "set/image_emb.npy", (*PLAIN, *QUIET, "--out", "run")),
     "cells": ("set-tokens", "set/image_tokens.npy", (*HEAD, *QUIET)),
     "words": ("set-tokens", "set/text_tokens.npy", (*HEAD, *QUIET)),
+    "mat": ("kinds", "kinds.mat", ("import", "--mat", "kinds.mat", "--out", "set")),
     "config": ("run", "run/config.json", ("evaluate", "run", "--data", "set")),
     "model": ("run", "run/model.safetensors", ("evaluate", "run", "--data", "set")),
     "bank": ("run", "run/query_bank.npy", ("evaluate", "run", "--data", "set")),

@@ -19,10 +19,15 @@ EMBED = (
     "embed", "--dataset", "folder", "--root", f"{INPUTS}/photos", "--model", f"{INPUTS}/tiny-faults.json",
     "--pretrained", f"{INPUTS}/tiny-faults.safetensors", "--batch-size", "4", "--device", "cpu", "--out", "set",
 )  # fmt: skip
+MAT = ("import", "--mat", f"{INPUTS}/kinds.mat", "--val", "0.2", "--out", "set")
 MINE = ("mine", "set", "--direction", "t2i", "--negatives", "4", "--pool", "20")
 TRAIN = ("train", "--data", "set", "--direction", "t2i", "--set", "device=cpu", "--set", "negatives=4", "--out", "run")
 HEAD = (
     *TRAIN, "--scorer", "late_interaction", "--set", "steps=6", "--set", "width=4", "--set", "batch_size=8",
+)  # fmt: skip
+CODES = (
+    "train", "--data", "set", "--direction", "t2i", "--scorer", "hash", "--set", "device=cpu", "--set", "epochs=3",
+    "--set", "bits=16", "--out", "run",
 )  # fmt: skip
 EPOCHS = (*TRAIN, "--features", "embeddings", "--set", "epochs=3", "--set", "refit=true", "--set", "batch_size=8")
 PLAIN = ("train", "--data", "set", "--direction", "t2i", "--scorer", "csls", "--set", "device=cpu")
@@ -34,9 +39,11 @@ TEMPLATES: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "set": ("", (IMPORT,)),
     "set-tokens": ("", (TOKENS,)),
     "set-embedded": ("", (EMBED,)),
+    "set-kinds": ("", (MAT,)),
     "other-set": ("", (_import("other-"),)),
     "run": ("set", ((*EPOCHS, *QUIET),)),
     "other-run": ("set", ((*EPOCHS, *QUIET, "--seed", "7"),)),
+    "run-codes": ("set-kinds", ((*CODES, *QUIET),)),
     "run-head": ("set-tokens", ((*HEAD, *QUIET),)),
     "store": ("set", ((*PLAIN, "--out", "plain"),)),
     "tracked": ("store", (EPOCHS,)),
@@ -62,16 +69,22 @@ SCENARIOS = {
     "import": Scenario("", IMPORT, ("set",)),
     "import-over": Scenario("other-set", (*IMPORT, "--overwrite"), ("set",)),
     "import-tokens": Scenario("set", TOKENS),
+    "import-mat": Scenario("", MAT, ("set",)),
     "embed": Scenario("", EMBED, ("set",)),
     "embed-tokens": Scenario("set-embedded", (*EMBED, "--tokens", "features")),
     "mine": Scenario("set", MINE),
     "train": Scenario("set", (*TRAIN, *QUIET)),
     "train-epochs": Scenario("set", (*EPOCHS, *QUIET)),
     "train-head": Scenario("set-tokens", (*HEAD, *QUIET)),
+    "train-codes": Scenario("set-kinds", (*CODES, *QUIET)),
     "train-over": Scenario("other-run", (*EPOCHS, *QUIET, "--overwrite")),
     "train-tracked": Scenario("store", EPOCHS, store=True),
     "train-first": Scenario("set", EPOCHS, store=True),
     "evaluate": Scenario("run", ("evaluate", "run", "--data", "set", "--json", "figures.json")),
+    "evaluate-classes": Scenario(
+        "run-codes", ("evaluate", "run", "--data", "set", "--json", "figures.json", "--confusion", "classes.csv")
+    ),
+    "resolve": Scenario("run", ("resolve", "run", "--data", "set", "--out", "pairs.csv", "--json", "figures.json")),
     "report": Scenario("run", ("report", "run", "--data", "set")),
     "export": Scenario("run", ("export", "run", "--data", "set", "--format", "trec", "--out", "trec")),
     "study": Scenario("store", STUDY, store=True),

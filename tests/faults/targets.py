@@ -124,6 +124,25 @@ def read_captions(work: Path, table: str = "C.csv") -> str:
     return content(import_embeddings(*arrays, work / table, work / "set", overwrite=True, say=lambda line: None))
 
 
+def read_mat(work: Path) -> str:
+    """Import features and classes of a MATLAB file."""
+    from data_prep.importing_mat import import_mat
+
+    data = import_mat(work / "kinds.mat", work / "set", val=0.2, overwrite=True, say=lambda line: None)
+    return _digest(content(data), *map(list, (data.images["labels"], data.texts["labels"])))
+
+
+def read_codes(work: Path) -> str:
+    """Load the run of a scorer by codes, and rank the set's test gallery with it."""
+    from rank_xmodal.data.embedding_set import EmbeddingSet
+    from rank_xmodal.scorers.stack import first_gallery
+    from rank_xmodal.use.reranker import Reranker
+
+    data, reranker = EmbeddingSet.open(work / "set"), Reranker.from_pretrained(work / "run", "cpu")
+    lists = first_gallery(reranker.stack, data, "t2i", "test").lists
+    return _digest(_array(lists.candidates), _array(lists.cosine))
+
+
 def read_folder(work: Path) -> str:
     """Read a corpus of one's own."""
     from data_prep.datasets import load
@@ -165,12 +184,14 @@ TARGETS = {
         "set/meta.json", "set/image_tokens.npy", "set/text_tokens.npy", "set/text_offsets.npy",
     ), read_tokens, 17),
     "head": Target("run-head", ("run/config.json", "run/model.safetensors"), read_head, 20),
+    "codes": Target("run-codes", ("run/config.json", "run/model.safetensors"), read_codes, 20),
     "report": Target("run", ("run/test.parquet", "run/test.json", "run/config.json"), read_report, 14),
     "captions": Target("arrays", ("C.csv",), read_captions, 40, strict=False),
     "captions-parquet": Target(
         "arrays-parquet", ("C.parquet",), partial(read_captions, table="C.parquet"), 30, strict=False
     ),
     "arrays": Target("arrays", ("A.npy", "B.npy"), read_captions, 25, strict=False),
+    "mat": Target("kinds", ("kinds.mat",), read_mat, 40, strict=False),
     "folder": Target("photos", ("captions.csv",), read_folder, 30, strict=False),
     "karpathy": Target("karpathy", ("dataset_flickr30k.json",), read_karpathy, 40, strict=False),
     "config": Target("texts", ("config.yaml",), read_config, 50, strict=False),
