@@ -21,31 +21,32 @@ def make(folder: Path) -> None:
     folder.mkdir(parents=True)
     arrays(folder, "", seed=0)
     arrays(folder, "other-", seed=1)
+    arrays(folder, "many-", seed=3, images=150)
     kinds(folder / "kinds.mat")
     photos(folder / "photos")
     encoder(folder)
     (folder / "plan.yaml").write_text(PLAN)
 
 
-def splits() -> list[str]:
+def splits(images: int) -> list[str]:
     """Return the split of each image."""
-    train, val = IMAGES * 6 // 10, IMAGES * 2 // 10
-    return ["train"] * train + ["val"] * val + ["test"] * (IMAGES - train - val)
+    train, val = images * 6 // 10, images * 2 // 10
+    return ["train"] * train + ["val"] * val + ["test"] * (images - train - val)
 
 
-def arrays(folder: Path, prefix: str, seed: int) -> None:
+def arrays(folder: Path, prefix: str, seed: int, images: int = IMAGES) -> None:
     """Write image and text embeddings that resemble each other, tokens around them, and their captions."""
     rng = np.random.default_rng(seed)
-    image = rng.normal(size=(IMAGES, WIDTH))
+    image = rng.normal(size=(images, WIDTH))
     text = image + 0.5 * rng.normal(size=image.shape)
     np.save(folder / f"{prefix}A.npy", image.astype(np.float32))
     np.save(folder / f"{prefix}B.npy", text.astype(np.float32))
-    cells, counts = np.repeat(image[:, None], CELLS, 1), rng.integers(2, 5, IMAGES)
+    cells, counts = np.repeat(image[:, None], CELLS, 1), rng.integers(2, 5, images)
     words = np.repeat(text, counts, 0)
     np.save(folder / f"{prefix}cells.npy", (cells + rng.normal(size=cells.shape)).astype(np.float32))
     np.save(folder / f"{prefix}words.npy", (words + rng.normal(size=words.shape)).astype(np.float32))
     np.save(folder / f"{prefix}offsets.npy", np.concatenate([[0], counts.cumsum()]))
-    rows = [f"t{i},{i},{prefix}caption {i},{split}\n" for i, split in enumerate(splits())]
+    rows = [f"t{i},{i},{prefix}caption {i},{split}\n" for i, split in enumerate(splits(images))]
     (folder / f"{prefix}C.csv").write_text("caption_id,image_id,caption,split\n" + "".join(rows))
 
 

@@ -41,6 +41,7 @@ TEMPLATES: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "set-embedded": ("", (EMBED,)),
     "set-kinds": ("", (MAT,)),
     "other-set": ("", (_import("other-"),)),
+    "run-many": ("", (_import("many-"), (*PLAIN, "--out", "run", *QUIET))),
     "run": ("set", ((*EPOCHS, *QUIET),)),
     "other-run": ("set", ((*EPOCHS, *QUIET, "--seed", "7"),)),
     "run-codes": ("set-kinds", ((*CODES, *QUIET),)),
@@ -84,7 +85,7 @@ SCENARIOS = {
     "evaluate-classes": Scenario(
         "run-codes", ("evaluate", "run", "--data", "set", "--json", "figures.json", "--confusion", "classes.csv")
     ),
-    "resolve": Scenario("run", ("resolve", "run", "--data", "set", "--out", "pairs.csv", "--json", "figures.json")),
+    "resolve": Scenario("run-many", ("resolve", "run", "--data", "set", "--out", "pairs.csv", "--json", "figures.json")),
     "report": Scenario("run", ("report", "run", "--data", "set")),
     "export": Scenario("run", ("export", "run", "--data", "set", "--format", "trec", "--out", "trec")),
     "study": Scenario("store", STUDY, store=True),
