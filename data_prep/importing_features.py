@@ -103,5 +103,7 @@ def _splits(sizes: list[int], val: float, seed: int, where: str) -> list[str]:
         dealt = random_splits(rows, seed, where)
         return [dealt[row] for row in rows]
     train = np.full(sizes[0], "train", dtype=object)
+    if round(val * sizes[0]) >= sizes[0]:
+        raise UserError(f"{where}: val={val:g} of {sizes[0]} training items leaves none to learn from. Take less.")
     train[np.random.default_rng(seed).permutation(sizes[0])[: round(val * sizes[0])]] = "val"
     return [*train, *["test"] * sizes[1]]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from data_prep.datasets.corpus import Corpus
+from data_prep.datasets.corpus import Corpus, leaves
 from data_prep.datasets.labelled import Item, first_folder, labelled_corpus
 from data_prep.datasets.plain_text import read_lines, read_text, words_of
 from rank_xmodal.errors import UserError
@@ -40,6 +40,10 @@ def load_wikipedia(root: Path, say: Callable[[str], None] = print) -> Corpus:
                 )
             label = names[number - 1]
             nested = f"{label}/{image}.jpg"
+            if leaves(nested):
+                raise UserError(
+                    f"{root / 'categories.list'}: the class {label!r} leads out of {images}. Bring the file again."
+                )
             path = nested if os.path.isfile(images / nested) else f"{image}.jpg"  # some have them all in one folder
             if not os.path.isfile(images / path):
                 raise UserError(f"{root / file}, line {row}: the image {nested!r} is not in {images}. Bring the file.")

@@ -61,8 +61,9 @@ tracking = click.option("--mlruns", type=PATH, default="mlruns", show_default=Tr
 own_set = click.option("--data", type=PATH, required=True, help="An embedding set of the same encoder.")
 split = click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 depth = click.option(
-    "--depth", type=count(2), help="The first stage's top list, reordered.  [default: 51; without a common space 5000]"
-)
+    "--depth", type=count(2),
+    help="The first stage's top list, reordered.  [default: 51; without a common space the gallery, up to 5000]",
+)  # fmt: skip
 first_stage = click.option(
     "--first-stage", type=click.Choice(["clip", "own"]), default="clip", show_default=True,
     help="What finds the candidates: CLIP's cosine, or the scorer's own space where it has one.",

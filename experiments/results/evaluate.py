@@ -9,7 +9,7 @@ from experiments.results.result import Result
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.gallery import CLIP, DEPTH, RankedGallery, rank_gallery
-from rank_xmodal.scorers.stack import UNALIGNED_DEPTH
+from rank_xmodal.scorers.stack import unaligned_depth
 from rank_xmodal.use.reranker import FirstStage, Reranker
 
 
@@ -44,7 +44,7 @@ def ranked(
         If the split is empty, or the ranker has no space of its own.
     """
     direction = check_direction(reranker.facts["direction"])
-    depth = depth or (DEPTH if data.aligned else UNALIGNED_DEPTH)
+    depth = depth or (DEPTH if data.aligned else unaligned_depth(data, direction, split))
     stack = reranker.stack
     if first_stage == "clip" and data.aligned:
         return rank_gallery(data, direction, split, depth, first_stage=CLIP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from rank_xmodal.retrieval.gallery import CLIP, RankedGallery
 from rank_xmodal.retrieval.query_bank import query_groups
 from rank_xmodal.retrieval.retriever import Unmapped
 from rank_xmodal.scorers import Stack, class_of
+from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.scorers.stack import COMPARED, rows_of, score_rows
 
 GROUP = "group"
@@ -104,7 +106,8 @@ def _by_class(
 ) -> dict[str, torch.Tensor]:
     """Return each row's average precision by class over the whole gallery, (Q,).
 
-    What makes a space ranks all of it there; what puts lists in order has the first stage's order behind them.
+    What makes a space ranks all of it there, and so does a random order; what else puts lists in order has the first
+    stage's order behind them.
     """
     clip = gallery.lists.info.get("first_stage", CLIP) == CLIP
     space = Unmapped() if clip else stack.own_space
@@ -112,4 +115,18 @@ def _by_class(
     found = class_gallery.of_lists(data, gallery, scores, space)
     own = {row: one.scorer.space for row, one in rows.items()}
     mapped = {row: space for row, space in own.items() if space is not None and not isinstance(space, Unmapped)}
-    return {**found, **{row: class_gallery.of_space(data, gallery, space) for row, space in mapped.items()}}
+    found |= {row: class_gallery.of_space(data, gallery, space) for row, space in mapped.items()}
+    for row, one in rows.items():
+        if isinstance(one.scorer, Chance):
+            members = torch.from_numpy(data.candidate_rows(check_direction(gallery.lists.direction), _split(gallery)))
+            asked = torch.from_numpy(gallery.lists.query.astype(np.int64))
+            found[row] = class_gallery.of_scores(data, gallery, partial(_drawn, one.scorer, asked, members))
+    return found
+
+
+def _split(gallery: RankedGallery) -> str:
+    return str(gallery.lists.info["split"])
+
+
+def _drawn(chance: Chance, queries: torch.Tensor, members: torch.Tensor, part: slice) -> torch.Tensor:
+    return chance.numbers(queries[part], members)

@@ -28,6 +28,7 @@ from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
+from rank_xmodal.evaluation.class_gallery import CLASS_MAP
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import held, read_json, replacing, sha256, write_json
 from rank_xmodal.retrieval.gallery import has_split
@@ -158,6 +159,8 @@ def _finished(
         return None
     say(f"{out}: already trained with these settings on this data; reading its report.")
     report: dict[str, Any] = facts.get("test") or {}
+    if report.get("labels_fingerprint", "") != (data.labels_fingerprint if data.labelled else ""):
+        say(f"{out}: {CLASS_MAP} is of the classes that the set had then; `rank-xmodal evaluate` takes those of today.")
     if report and not (out / "test.json").is_file():
         write_json(out / "test.json", report)
     if report and not (out / "report.html").is_file():

@@ -17,10 +17,11 @@ from rank_xmodal.evaluation.judging import MEAN_RANK
 from rank_xmodal.files import read_parquet, read_table
 from rank_xmodal.retrieval.gallery import CLIP
 from rank_xmodal.scorers import parse
+from rank_xmodal.scorers.chance import Chance
 from rank_xmodal.scorers.facts import read_facts
 
 _STAGE = ("split", "first_stage", "candidates", "gallery", "queries")
-_CALLED = {"candidates": "depth of CLIP's list", "queries": "number of queries", "first_stage": "first stage"}
+_CALLED = {"candidates": "depth of the lists", "queries": "number of queries", "first_stage": "first stage"}
 _LABELS = "labels_fingerprint"
 
 
@@ -99,15 +100,15 @@ def _differently(one: Outcome, other: Outcome) -> Iterator[str]:
         yield f"on different data (fingerprints {one.on[:12]} and {other.on[:12]})"
     if one.direction != other.direction:
         return
-    # Lists of a whole gallery are the same list, whoever began with it.
-    whole = all(run.report["candidates"] == run.report["gallery"] for run in (one, other))
-    for key in _STAGE:
-        if one.report[key] != other.report[key] and not (whole and key == "first_stage"):
-            yield f"with a different {_CALLED.get(key, key)}, {one.report[key]} and {other.report[key]}"
-    if one.report.get(_LABELS, "") != other.report.get(_LABELS, ""):
-        yield "with different classes, or by a version that knew none"
     first = reference(one.report)
-    if first == reference(other.report) and not one.agrees(other, first):
+    # Without a common space each finds its own candidates, and they are compared as what they find.
+    own = first == reference(other.report) == Chance.name
+    for key in _STAGE:
+        if one.report[key] != other.report[key] and not (own and key == "first_stage"):
+            yield f"with a different {_CALLED.get(key, key)}, {one.report[key]} and {other.report[key]}"
+    if len({run.report[_LABELS] for run in (one, other) if _LABELS in run.report}) > 1:
+        yield "with different classes; `rank-xmodal evaluate` judges each by those of today"
+    if first == reference(other.report) and not own and not one.agrees(other, first):
         values = (f"{run.report[first][TESTED]:.6f}" for run in (one, other))
         yield f"by different versions, with different figures of {row_label(first)} ({TESTED} {' and '.join(values)})"
     queries = [run.queries["query"] for run in (one, other) if run.queries is not None]

@@ -69,14 +69,14 @@ def cost_of(stack: Stack, data: EmbeddingSet, gallery: RankedGallery, device: to
 
 def _item_bytes(stack: Stack, data: EmbeddingSet, direction: Direction, lists: ListTensors) -> float:
     """Return what is kept of an average candidate."""
-    if not data.aligned and stack.scorer.space is not None:  # it finds and orders them by what it made of each
-        index = retriever_of(stack.scorer.space).index(data.candidates(direction)[:1])
-        of_one = index.codes if isinstance(index, HammingRetriever) else index.candidates
-        assert of_one is not None
-        return float(of_one.nbytes)
     kept = data.candidates(direction)  # the first stage looks at every candidate's embedding
     found = float(kept.shape[1] * kept.itemsize)
-    if lists.projected is not None:
+    if not data.aligned:  # it finds them by what it made of each
+        index = retriever_of(stack.own_space).index(kept[:1])
+        of_one = index.codes if isinstance(index, HammingRetriever) else index.candidates
+        assert of_one is not None
+        found = float(of_one.nbytes)
+    elif lists.projected is not None:
         found += lists.projected.shape[1] * lists.projected.element_size()
     if stack.scorer.needs.neighbours:
         near = lists.neighbours

@@ -46,8 +46,9 @@ def parts_of(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction]) ->
     if plan.tested == CLASS_MAP and not data.labelled:
         raise UserError(f"{where}: has no classes, and the plan tests by {CLASS_MAP}. Give it some, or test by R@1.")
     if not data.aligned and set(plan.protocols) != {"gallery"}:
+        mined = ", ".join(protocol for protocol in plan.protocols if protocol != "gallery")
         said = f"{where}: its images and texts lie in no common space, where lists could be mined for"
-        raise UserError(f"{said} {', '.join(plan.protocols)}. Use a plan whose protocol is gallery.")
+        raise UserError(f"{said} {mined}. Use a plan whose protocol is gallery.")
     if plan.folds:
         if plan.folds > most:
             raise UserError(f"--folds {plan.folds}: must be between 2 and {most}, half of the images.")

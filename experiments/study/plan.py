@@ -13,6 +13,7 @@ import experiments
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import Direction
 from rank_xmodal.errors import UserError, did_you_mean
+from rank_xmodal.evaluation.class_gallery import CLASS_MAP
 from rank_xmodal.files import read_yaml
 from rank_xmodal.scorers import ScorerSettings
 from rank_xmodal.scorers.chance import Chance
@@ -114,6 +115,9 @@ def read(path: Path, assignments: list[str]) -> Plan:
     file = read_as(PlanFile, path)
     if bool(file.rows) == bool(file.grid):
         raise UserError(f"{path}: must hold either rows (name: settings) or a grid (key: list of values).")
+    if file.tested == CLASS_MAP and (file.grid or file.protocols != ("gallery",)):
+        why = "a grid is chosen by MRR" if file.grid else f"{', '.join(file.protocols)} are lists, not a whole gallery"
+        raise UserError(f"{path}: tested: {CLASS_MAP} is of a whole gallery: {why}. Leave one of the two out.")
     assigned = {_key(assignment) for assignment in assignments}
     common = {key: value for key, value in (file.settings or {}).items() if key not in assigned}
     for key in file.grid:

@@ -18,6 +18,7 @@ from rank_xmodal.evaluation.class_gallery import CLASS_MAP
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
 from rank_xmodal.evaluation.significance import holm, paired_p, standard_error
 from rank_xmodal.retrieval.gallery import CLIP
+from rank_xmodal.scorers.stack import COMPARED
 
 TESTED = "R@1"
 SUMMED = ("R@1", "R@5", "R@10")
@@ -161,9 +162,10 @@ class Table:
             unit = "permutations" if first.on.startswith("permutation") else "seeds"
             said.append(f"±: standard deviation (n - 1) over {' or '.join(map(str, counts))} {unit}.")
         for line in lines:
-            if line.source != RANKER and len(line.outcomes) > len({one.on for one in line.outcomes}):
+            banks = line.source in (scorer.name for scorer in COMPARED)
+            if banks and len(line.outcomes) > len({one.on for one in line.outcomes}):
                 said.append(f"{line.row}: mean ± standard deviation over {len(line.outcomes)} different query banks.")
-        if all(CLASS_MAP in line.metrics for line in lines):
+        if all(CLASS_MAP in line.metrics for line in self.lines):
             said.append(
                 f"{CLASS_MAP}: mean average precision over the whole gallery, what shares a class with the query being "
                 "relevant; what makes a space ranks all of it, a list goes before the first stage's order of the rest."

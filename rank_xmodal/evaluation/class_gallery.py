@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +24,8 @@ def of_lists(data: EmbeddingSet, gallery: RankedGallery, scores: dict[str, Tenso
     """Return each row's average precision over the whole gallery, (Q,) float64 each, by its name.
 
     A list is in the order of its scores; behind it stands the rest of the gallery, as the first stage has it. Relevant
-    is what shares a class with the query, and all of the gallery's relevant items are divided by.
+    is what shares a class with the query, and all of the gallery's relevant items are divided by. Of equal scores, in
+    the list or behind it, what is not relevant counts as ranked above.
 
     Parameters
     ----------
@@ -42,7 +45,9 @@ def of_lists(data: EmbeddingSet, gallery: RankedGallery, scores: dict[str, Tenso
     labels, length = torch.from_numpy(listed.lists.labels), listed.lists.length
     behind = torch.zeros(len(labels), dtype=torch.float64)
     if length < gallery.size:
-        behind = _precisions(data, gallery, space, str(gallery.lists.info["split"]), (labels > 0).sum(1))
+        members = _members(data, gallery)
+        scored = _products(data, gallery, space, members)
+        behind = _precisions(gallery, SharedClasses.of(data, gallery), members, scored, (labels > 0).sum(1))
         behind /= listed.n_relevant.clamp(min=1)
     return {
         row: metrics.map_at_k(own, labels, length, n_relevant=listed.n_relevant) + behind for row, own in scores.items()
@@ -67,13 +72,42 @@ def of_space(data: EmbeddingSet, gallery: RankedGallery, space: Space, split: st
     UserError
         If the set has no labels, or the split is empty.
     """
-    split = split or str(gallery.lists.info["split"])
-    members = data.candidate_rows(check_direction(gallery.lists.direction), split)
+    members = _members(data, gallery, split)
+    return of_scores(data, gallery, _products(data, gallery, space, members), members)
+
+
+def of_scores(
+    data: EmbeddingSet, gallery: RankedGallery, scored: Callable[[slice], Tensor], members: np.ndarray | None = None
+) -> Tensor:
+    """Return the average precision over a whole gallery, (Q,) float64.
+
+    Parameters
+    ----------
+    data : EmbeddingSet
+        Labelled.
+    gallery : RankedGallery
+        Says who asks.
+    scored : callable
+        Returns the scores (B, m) of some of the queries, for all members.
+    members : ndarray (m,) or None
+        Rows of what is ranked; the gallery of the queries' split if not given.
+
+    Raises
+    ------
+    UserError
+        If the set has no labels.
+    """
+    members = _members(data, gallery) if members is None else members
     shared = SharedClasses.of(data, gallery)
     count = np.bincount(shared.candidate[members], minlength=shared.has.shape[0])
     relevant = [shared.block(part) @ count for part in _parts(len(gallery.lists), len(members))]
     total = torch.from_numpy(np.concatenate(relevant)).clamp(min=1)
-    return _precisions(data, gallery, space, split) / total
+    return _precisions(gallery, shared, members, scored) / total
+
+
+def _members(data: EmbeddingSet, gallery: RankedGallery, split: str | None = None) -> np.ndarray:
+    direction = check_direction(gallery.lists.direction)
+    return data.candidate_rows(direction, split or str(gallery.lists.info["split"]))
 
 
 def _parts(queries: int, members: int) -> list[slice]:
@@ -81,24 +115,35 @@ def _parts(queries: int, members: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, queries, size)]
 
 
+def _products(
+    data: EmbeddingSet, gallery: RankedGallery, space: Space, members: np.ndarray
+) -> Callable[[slice], Tensor]:
+    """Return what gives the inner products of some queries with all members in a space."""
+    direction = check_direction(gallery.lists.direction)
+    queries = np.asarray(data.queries(direction)[gallery.lists.query])
+    asked = torch.from_numpy(np.asarray(space.map_queries(queries))).float()
+    offered = np.asarray(space.map_candidates(np.asarray(data.candidates(direction)[members])))
+    table = torch.from_numpy(offered).float().T
+    return lambda part: asked[part] @ table
+
+
 def _precisions(
-    data: EmbeddingSet, gallery: RankedGallery, space: Space, split: str, hits: Tensor | None = None
+    gallery: RankedGallery,
+    shared: SharedClasses,
+    members: np.ndarray,
+    scored: Callable[[slice], Tensor],
+    hits: Tensor | None = None,
 ) -> Tensor:
     """Return the sum of the precisions at the ranks of all relevant items, (Q,) float64.
 
     With `hits`, how many relevant items each list holds, only of items outside the lists, which stand behind them.
     """
-    direction, lists = check_direction(gallery.lists.direction), gallery.lists
-    members = data.candidate_rows(direction, split)
-    shared = SharedClasses.of(data, gallery)
-    asked = torch.from_numpy(np.asarray(space.map_queries(np.asarray(data.queries(direction)[lists.query])))).float()
-    offered = np.asarray(space.map_candidates(np.asarray(data.candidates(direction)[members])))
-    table = torch.from_numpy(offered).float().T
-    place = np.full(len(data.candidates(direction)), -1)
+    lists = gallery.lists
+    place = np.full(len(shared.candidate), -1)
     place[members] = np.arange(len(members))
     found = []
     for part in _parts(len(lists), len(members)):
-        scores = asked[part] @ table
+        scores = scored(part)
         labels = torch.from_numpy(shared.block(part)[:, shared.candidate[members]]).to(torch.int8)
         ahead = torch.zeros(len(scores), 1, dtype=torch.float64)
         first = 1

@@ -23,8 +23,12 @@ class Chance(Scorer):
         """Return numbers from 0 to 1, (B, L) float32."""
         assert batch.query_row is not None
         assert batch.rows is not None
-        value = _mixed(batch.query_row[:, None] + (self.settings.seed + 1) * 1_000_003)
-        value = _mixed(value ^ batch.rows)
+        return self.numbers(batch.query_row, batch.rows)
+
+    def numbers(self, queries: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Return the number of each pair by their rows, (B,) and (B, L) or (L,) int64 -> (B, L) float32."""
+        value = _mixed(queries[:, None] + (self.settings.seed + 1) * 1_000_003)
+        value = _mixed(value ^ candidates)
         return (value >> 40 & 0xFFFFFF).float() / 2**24
 
 

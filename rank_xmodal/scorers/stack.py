@@ -16,7 +16,7 @@ from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.scoring import HeldOut, score_lists
 from rank_xmodal.retrieval.exact import exact_cosine
-from rank_xmodal.retrieval.gallery import RankedGallery, rank_gallery
+from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery, rank_gallery
 from rank_xmodal.retrieval.query_bank import Neighbours, choose_bank, neighbours, query_groups, training_neighbours
 from rank_xmodal.retrieval.retriever import Space, Unmapped
 from rank_xmodal.scorers.base import Scorer
@@ -26,8 +26,16 @@ from rank_xmodal.scorers.csls import CSLS
 from rank_xmodal.scorers.projections.base import Projection
 from rank_xmodal.training.watch import Watch
 
-UNALIGNED_DEPTH = 5_000
-"""Candidates of a list where the sides are not aligned: the gallery of every common set of that kind."""
+_DEEPEST, _PAIRS = 5_000, 5_000_000  # of a list where the sides are not aligned, and of all lists of a split
+
+
+def unaligned_depth(data: EmbeddingSet, direction: Direction, split: str) -> int:
+    """Return the length of lists where the sides are not aligned: the whole of most galleries.
+
+    Up to 5,000 candidates, and fewer where there are very many queries, so that judging them takes half a gigabyte.
+    """
+    queries = max(1, len(data.query_rows(direction, split)))
+    return max(DEPTH, min(_DEEPEST, _PAIRS // queries))
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,8 @@ class TrainingPart:
 def first_gallery(stack: Stack, data: EmbeddingSet, direction: Direction, split: str) -> RankedGallery:
     """Return the lists that a fitted stack is judged on: CLIP's, or its own where the sides are not aligned.
 
-    Its own hold the whole gallery, up to 5,000 candidates: only so does a random order of them say what chance finds.
+    Its own hold the whole gallery where that is not too large (`unaligned_depth`): only so does a random order of them
+    say what chance finds.
 
     Raises
     ------
@@ -142,7 +151,12 @@ def first_gallery(stack: Stack, data: EmbeddingSet, direction: Direction, split:
     if data.aligned:
         return rank_gallery(data, direction, split)
     return rank_gallery(
-        data, direction, split, UNALIGNED_DEPTH, space=stack.own_space, first_stage=stack.own_first_stage
+        data,
+        direction,
+        split,
+        unaligned_depth(data, direction, split),
+        space=stack.own_space,
+        first_stage=stack.own_first_stage,
     )
 
 

@@ -147,8 +147,8 @@ class Reranker:
         Raises
         ------
         ValueError
-            If the shape is wrong, a row is zero or not finite, the ids are not one for each, the ranker has no space of
-            its own, or tokens or content are not what the scorer takes.
+            If the shape is wrong, a row is zero or not finite, the ids are not one for each, the first stage is unknown
+            or the ranker has no space of its own, or tokens or content are not what the scorer takes.
         """
         dims = self.stack.dims
         if dims is None:
@@ -159,6 +159,8 @@ class Reranker:
         names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
         if names.shape != (len(candidates),):
             raise ValueError(f"ids of shape {names.shape} for {len(candidates)} embeddings: give one id for each.")
+        if isinstance(first_stage, str) and first_stage not in ("clip", "own"):
+            raise ValueError(f"first_stage={first_stage!r}: name 'clip' or 'own', or give a space.")
         space = None if isinstance(first_stage, str) else first_stage
         if first_stage == "own":
             space = self.stack.own_space

@@ -95,6 +95,7 @@ def test_variables_of_all_items_are_dealt_out_and_columns_are_classes(tmp_path):
         ({"I_tr": np.zeros((3, 4, 3, 12))}, {}, r"I_tr: is \(3, 4, 3, 12\) double, pictures and not features"),
         ({"I_tr": np.ones((12, 6)) * 1j}, {}, r"I_tr: is \(12, 6\) complex128"),
         ({}, {"val": 1.0}, r"val=1: must be a share"),
+        ({}, {"val": 0.99}, r"val=0.99 of 12 training items leaves none to learn from"),
         ({"I_tr": np.zeros((0, 6))}, {}, r"I_tr: is \(0, 6\)"),
     ],
 )  # fmt: skip

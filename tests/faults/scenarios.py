@@ -85,7 +85,9 @@ SCENARIOS = {
     "evaluate-classes": Scenario(
         "run-codes", ("evaluate", "run", "--data", "set", "--json", "figures.json", "--confusion", "classes.csv")
     ),
-    "resolve": Scenario("run-many", ("resolve", "run", "--data", "set", "--out", "pairs.csv", "--json", "figures.json")),
+    "resolve": Scenario(
+        "run-many", ("resolve", "run", "--data", "set", "--out", "pairs.csv", "--json", "figures.json")
+    ),
     "report": Scenario("run", ("report", "run", "--data", "set")),
     "export": Scenario("run", ("export", "run", "--data", "set", "--format", "trec", "--out", "trec")),
     "study": Scenario("store", STUDY, store=True),

@@ -16,11 +16,15 @@ from rank_xmodal.scorers.projections.pairs import TrainingPairs
 from rank_xmodal.scorers.settings import ScorerSettings
 from rank_xmodal.training.watch import Watch
 
+_BITS = 64
+
 
 class ITQSettings(ScorerSettings):
     """How many bits, and what they are the signs of."""
 
-    bits: int = Field(64, ge=1, le=4_096, description="length of a code; of itq at most the width of an embedding")
+    bits: int | None = Field(
+        None, ge=1, le=4_096, description="length of a code; None: 64, or the width of an embedding where that is less"
+    )
     rotation: Literal["itq", "lsh"] = Field(
         "itq", description="itq: of principal components, so that signs lose least; lsh: random hyperplanes"
     )
@@ -56,7 +60,8 @@ class ITQ(Codes):
         means = [table.mean(0) for table in tables]
         rows = torch.cat([table - mean for table, mean in zip(tables, means, strict=True)]).cpu().numpy()
         learnt = chosen.rotation == "itq"
-        found = itq(rows, chosen.bits, seed) if learnt else lsh(rows.shape[1], chosen.bits, seed)
+        bits = chosen.bits or min(_BITS, rows.shape[1])
+        found = itq(rows, bits, seed) if learnt else lsh(rows.shape[1], bits, seed)
         shift, weight = (torch.from_numpy(np.asarray(part)).to(pairs.images) for part in (found.mean, found.weight))
         image, text = (Centred(mean + shift, weight.clone()) for mean in means)  # a file holds each tensor once
         return image, text
@@ -64,7 +69,7 @@ class ITQ(Codes):
     @property
     def config(self) -> dict[str, Any]:
         """The direction, the width of an embedding and of a code."""
-        return {**super().config, "bits": self.settings.bits}
+        return {**super().config, "bits": 0 if self.maps is None else self.maps[0].get_buffer("weight").shape[1]}
 
     def blank(self, config: dict[str, Any]) -> Maps:
         """Return two centred linear maps (d -> bits)."""

@@ -66,6 +66,12 @@ def test_a_bad_line_is_named(articles, line, message):
         load("wikipedia", articles)
 
 
+def test_a_class_that_leads_out_of_the_folder_is_refused(articles):
+    (articles / "categories.list").write_text("../outside\nsport\n")
+    with pytest.raises(UserError, match=r"categories\.list: the class '\.\./outside' leads out of"):
+        load("wikipedia", articles)
+
+
 def test_what_is_missing_is_named(articles, tmp_path):
     (articles / "texts" / "t1.xml").write_text("<text>cut")
     with pytest.raises(UserError, match=r"t1\.xml: holds no <text>"):

@@ -67,7 +67,7 @@ def test_runs_on_different_data_are_refused():
     ("key", "value", "what"),
     [
         ("split", "val", "split, test and val"),
-        ("candidates", 101, "depth of CLIP's list, 51 and 101"),
+        ("candidates", 101, "depth of the lists, 51 and 101"),
         ("gallery", 5_000, "gallery, 1000 and 5000"),
         ("queries", 299, "number of queries, 300 and 299"),
         ("first_stage", "vsepp", "first stage, clip and vsepp"),

@@ -14,6 +14,8 @@ from experiments.study import plan
 from experiments.study.fitting import fitted_to, needs_of
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.errors import UserError
+from rank_xmodal.scorers import stack
 
 PLAN = {
     "against": ["random order", "CLIP", "CCA"],
@@ -135,6 +137,49 @@ def test_ours_of_every_system_reads_and_fits_some_of_any_set(kinds, random_set):
     used = {row.settings.scorer for row in ours.trained.values()} | {row.settings.on for row in ours.trained.values()}
     left = {"blip_itm", "remote", "chance", "allrank", "gaussian", "convex", "neighbours"}
     assert used | left == set(scorers.names()), "a scorer that no row shows; name it in the plan, or here with a reason"
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Make lists so short that most of the gallery is left out."""
+    monkeypatch.setattr(stack, "_DEEPEST", 1)
+    monkeypatch.setattr(stack, "DEPTH", 5)
+
+
+def test_a_random_order_is_of_the_whole_gallery_where_lists_are_short(kinds, tmp_path, short):
+    run("study", planned(tmp_path / "plan.yaml"), "--data", kinds, "--out", tmp_path / "out", "--mlruns",
+        tmp_path / "mlruns", "--direction", "t2i")  # fmt: skip
+    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("row")
+    assert table.loc["random order", "class MAP"] == pytest.approx(36, abs=6)
+    assert table.loc["random order", "class MAP sd"] == pytest.approx(0, abs=1e-9)
+    assert table.loc["SM", "class MAP"] > 80
+    assert "query banks" not in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_runs_are_compared_where_lists_are_short(kinds, tmp_path, short, capsys):
+    for name in ("linear", "posterior"):
+        run("train", "--data", kinds, "--direction", "t2i", "--scorer", name, "--set", "device=cpu", "--out",
+            tmp_path / name, "--no-tracking")  # fmt: skip
+    capsys.readouterr()
+    run("compare", tmp_path / "linear", tmp_path / "posterior")
+    assert "class MAP" in capsys.readouterr().out
+
+
+def test_csls_keeps_neighbours_and_what_its_base_made(kinds, tmp_path):
+    rows = {"CCA": {"scorer": "cca"}, "CSLS": {"scorer": "csls", "on": "cca"}}
+    run("study", planned(tmp_path / "plan.yaml", rows={"CCA": rows["CCA"], "on CCA": rows["CSLS"]}), "--data", kinds,
+        "--out", tmp_path / "out", "--mlruns", tmp_path / "mlruns", "--direction", "t2i")  # fmt: skip
+    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("row")
+    assert table.loc["on CCA", "bytes an item"] == table.loc["CCA", "bytes an item"] + 10 * (4 + 8)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [({"protocols": ["paper"]}, "paper are lists"), ({"rows": {}, "grid": {"seed": [0, 1]}}, "chosen by MRR")],
+)
+def test_class_map_is_of_a_whole_gallery(tmp_path, keys, message):
+    with pytest.raises(UserError, match=message):
+        plan.read(planned(tmp_path / "plan.yaml", tested="class MAP", against=[], **keys), [])
 
 
 @pytest.mark.parametrize(

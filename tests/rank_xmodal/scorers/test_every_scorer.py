@@ -35,7 +35,6 @@ QUICK = {
     "context_aware": {"epochs": 2, "batch_size": 32},
     "allrank": {"epochs": 1, "batch_size": 32},
     **{name: {"epochs": 2} for name in ("mlp", "prototype", "hash")},
-    "itq": {"bits": 8},
     **dict.fromkeys(HEADS, SMALL_HEAD),
     "sgraf": {**SMALL_HEAD, "similarity_width": 16, "batch_size": 32},
     "blip_itm": {"top": 2},

@@ -158,6 +158,11 @@ def test_a_projection_searches_in_its_own_space_and_finds_what_clip_does_not(cor
     assert found["own"] > found["clip"]
 
 
+def test_a_first_stage_that_nobody_knows_is_told():
+    with pytest.raises(ValueError, match="first_stage='Own': name 'clip' or 'own'"):
+        reranker(B32).index(np.eye(4, 24), first_stage="Own")
+
+
 def test_a_scorer_without_a_space_cannot_be_its_own_first_stage():
     with pytest.raises(ValueError, match="Context-Aware Ranker has no space of its own"):
         reranker(B32).index(np.eye(4, 24), first_stage="own")

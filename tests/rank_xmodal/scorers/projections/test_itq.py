@@ -56,4 +56,8 @@ def test_the_seed_decides(two_cones, rotation):
 
 def test_more_bits_than_an_embedding_has_numbers_are_refused(two_cones):
     with pytest.raises(UserError, match=r"bits=64.*at most 48; ask for fewer, or use lsh \(rotation=lsh\)"):
-        scorers.get("itq", device="cpu").fit(two_cones, "t2i")
+        scorers.get("itq", bits=64, device="cpu").fit(two_cones, "t2i")
+
+
+def test_by_default_a_code_is_as_long_as_an_embedding_has_numbers_at_most(two_cones):
+    assert scorers.get("itq", device="cpu").fit(two_cones, "t2i").config["bits"] == 48
