@@ -214,3 +214,8 @@ def test_hooks_download_nothing():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repository["repo"] for repository in hooks["repos"]] == ["local"]
     assert all(hook["language"] == "system" for repository in hooks["repos"] for hook in repository["hooks"])
+
+
+def test_the_map_of_systems_names_every_scorer_but_chance():
+    page = (ROOT / "docs" / "systems.md").read_text()
+    assert [name for name in scorers.names() if f"`{name}`" not in page] == ["chance"]
