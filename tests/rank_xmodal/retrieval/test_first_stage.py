@@ -60,8 +60,8 @@ def test_a_space_says_whether_it_is_one_of_codes(space, expected):
 
 
 @pytest.mark.parametrize("name", scorers.names())
-def test_of_the_scorers_one_makes_codes(name):
-    assert of_codes(scorers.class_of(name)) == (name == "hash")
+def test_of_the_scorers_two_make_codes(name):
+    assert of_codes(scorers.class_of(name)) == (name in ("hash", "itq"))
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
