@@ -7,9 +7,8 @@ from pathlib import Path
 
 from experiments.results.result import Result
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
-from rank_xmodal.errors import UserError
-from rank_xmodal.retrieval.gallery import CLIP, DEPTH, RankedGallery, rank_gallery
-from rank_xmodal.scorers.stack import unaligned_depth
+from rank_xmodal.retrieval.gallery import RankedGallery
+from rank_xmodal.scorers.stack import first_gallery
 from rank_xmodal.use.reranker import FirstStage, Reranker
 
 
@@ -33,27 +32,15 @@ def opened(
 def ranked(
     reranker: Reranker, data: EmbeddingSet, split: str, *, depth: int | None = None, first_stage: FirstStage = "clip"
 ) -> RankedGallery:
-    """Rank a split's gallery in the ranker's direction, by CLIP or in the ranker's own space.
-
-    The latter is taken, too, where the sides of the set are not aligned. Lists have `depth` places: if not given 51, or
-    as many as `first_gallery` has where the sides are not aligned.
+    """Rank a split's gallery in the ranker's direction, by CLIP or in the ranker's own space; see `first_gallery`.
 
     Raises
     ------
     UserError
-        If the split is empty, or the ranker has no space of its own.
+        As `first_gallery`.
     """
     direction = check_direction(reranker.facts["direction"])
-    depth = depth or (DEPTH if data.aligned else unaligned_depth(data, direction, split))
-    stack = reranker.stack
-    if first_stage == "clip" and data.aligned:
-        return rank_gallery(data, direction, split, depth, first_stage=CLIP)
-    if stack.own_space is None:
-        raise UserError(
-            f"--first-stage own: {stack.scorer.label} reorders what another first stage found; it has no space to "
-            "search in. Use --first-stage clip."
-        )
-    return rank_gallery(data, direction, split, depth, space=stack.own_space, first_stage=stack.own_first_stage)
+    return first_gallery(reranker.stack, data, direction, split, depth, own=first_stage == "own")
 
 
 def evaluate_run(

@@ -110,23 +110,18 @@ def _by_class(
     stage's order behind them.
     """
     clip = gallery.lists.info.get("first_stage", CLIP) == CLIP
-    space = Unmapped() if clip else stack.own_space
-    assert space is not None, "lists of its own come from its own space"
-    found = class_gallery.of_lists(data, gallery, scores, space)
-    own = {row: one.scorer.space for row, one in rows.items()}
-    mapped = {row: space for row, space in own.items() if space is not None and not isinstance(space, Unmapped)}
-    found |= {row: class_gallery.of_space(data, gallery, space) for row, space in mapped.items()}
+    first = Unmapped() if clip else stack.own_space
+    assert first is not None, "lists of its own come from its own space"
+    asked, found = torch.from_numpy(gallery.lists.query.astype(np.int64)), {}
     for row, one in rows.items():
-        if isinstance(one.scorer, Chance):
-            members = torch.from_numpy(data.candidate_rows(check_direction(gallery.lists.direction), _split(gallery)))
-            asked = torch.from_numpy(gallery.lists.query.astype(np.int64))
-            found[row] = class_gallery.of_scores(data, gallery, partial(_drawn, one.scorer, asked, members))
-    return found
+        scorer, space = one.scorer, one.scorer.space
+        if isinstance(scorer, Chance):
+            found[row] = class_gallery.of_scores(data, gallery, partial(_drawn, scorer, asked))
+        elif space is not None and not isinstance(space, Unmapped):
+            found[row] = class_gallery.of_space(data, gallery, space)
+    listed = {row: own for row, own in scores.items() if row not in found}
+    return {**found, **(class_gallery.of_lists(data, gallery, listed, first) if listed else {})}
 
 
-def _split(gallery: RankedGallery) -> str:
-    return str(gallery.lists.info["split"])
-
-
-def _drawn(chance: Chance, queries: torch.Tensor, members: torch.Tensor, part: slice) -> torch.Tensor:
-    return chance.numbers(queries[part], members)
+def _drawn(chance: Chance, queries: torch.Tensor, part: slice, members: np.ndarray) -> torch.Tensor:
+    return chance.numbers(queries[part], torch.from_numpy(members))

@@ -18,6 +18,8 @@ from rank_xmodal.retrieval.retriever import Space
 CLASS_MAP = "class MAP"
 """What tables call the mean over queries."""
 _CELLS = 2**22  # pairs of a query and a candidate at a time
+Scored = Callable[[slice, np.ndarray], Tensor]
+"""Scores (B, m) of a slice of the queries for candidates, by their rows (m,)."""
 
 
 def of_lists(data: EmbeddingSet, gallery: RankedGallery, scores: dict[str, Tensor], space: Space) -> dict[str, Tensor]:
@@ -45,9 +47,8 @@ def of_lists(data: EmbeddingSet, gallery: RankedGallery, scores: dict[str, Tenso
     labels, length = torch.from_numpy(listed.lists.labels), listed.lists.length
     behind = torch.zeros(len(labels), dtype=torch.float64)
     if length < gallery.size:
-        members = _members(data, gallery)
-        scored = _products(data, gallery, space, members)
-        behind = _precisions(gallery, SharedClasses.of(data, gallery), members, scored, (labels > 0).sum(1))
+        scored, shared = _products(data, gallery, space), SharedClasses.of(data, gallery)
+        behind = _precisions(gallery, shared, _members(data, gallery), scored, (labels > 0).sum(1))
         behind /= listed.n_relevant.clamp(min=1)
     return {
         row: metrics.map_at_k(own, labels, length, n_relevant=listed.n_relevant) + behind for row, own in scores.items()
@@ -72,13 +73,10 @@ def of_space(data: EmbeddingSet, gallery: RankedGallery, space: Space, split: st
     UserError
         If the set has no labels, or the split is empty.
     """
-    members = _members(data, gallery, split)
-    return of_scores(data, gallery, _products(data, gallery, space, members), members)
+    return of_scores(data, gallery, _products(data, gallery, space, split), split)
 
 
-def of_scores(
-    data: EmbeddingSet, gallery: RankedGallery, scored: Callable[[slice], Tensor], members: np.ndarray | None = None
-) -> Tensor:
+def of_scores(data: EmbeddingSet, gallery: RankedGallery, scored: Scored, split: str | None = None) -> Tensor:
     """Return the average precision over a whole gallery, (Q,) float64.
 
     Parameters
@@ -88,16 +86,16 @@ def of_scores(
     gallery : RankedGallery
         Says who asks.
     scored : callable
-        Returns the scores (B, m) of some of the queries, for all members.
-    members : ndarray (m,) or None
-        Rows of what is ranked; the gallery of the queries' split if not given.
+        Returns the scores (B, m) of a slice of the queries for all that is ranked, by its rows (m,).
+    split : str or None
+        Whose items are ranked; the queries' own if not given.
 
     Raises
     ------
     UserError
-        If the set has no labels.
+        If the set has no labels, or the split is empty.
     """
-    members = _members(data, gallery) if members is None else members
+    members = _members(data, gallery, split)
     shared = SharedClasses.of(data, gallery)
     count = np.bincount(shared.candidate[members], minlength=shared.has.shape[0])
     relevant = [shared.block(part) @ count for part in _parts(len(gallery.lists), len(members))]
@@ -115,23 +113,21 @@ def _parts(queries: int, members: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, queries, size)]
 
 
-def _products(
-    data: EmbeddingSet, gallery: RankedGallery, space: Space, members: np.ndarray
-) -> Callable[[slice], Tensor]:
-    """Return what gives the inner products of some queries with all members in a space."""
+def _products(data: EmbeddingSet, gallery: RankedGallery, space: Space, split: str | None = None) -> Scored:
+    """Return what gives the inner products of some queries with all that is ranked, in a space."""
     direction = check_direction(gallery.lists.direction)
     queries = np.asarray(data.queries(direction)[gallery.lists.query])
     asked = torch.from_numpy(np.asarray(space.map_queries(queries))).float()
-    offered = np.asarray(space.map_candidates(np.asarray(data.candidates(direction)[members])))
-    table = torch.from_numpy(offered).float().T
-    return lambda part: asked[part] @ table
+    ranked = np.asarray(data.candidates(direction)[_members(data, gallery, split)])
+    table = torch.from_numpy(np.asarray(space.map_candidates(ranked))).float().T
+    return lambda part, members: asked[part] @ table
 
 
 def _precisions(
     gallery: RankedGallery,
     shared: SharedClasses,
     members: np.ndarray,
-    scored: Callable[[slice], Tensor],
+    scored: Scored,
     hits: Tensor | None = None,
 ) -> Tensor:
     """Return the sum of the precisions at the ranks of all relevant items, (Q,) float64.
@@ -143,7 +139,7 @@ def _precisions(
     place[members] = np.arange(len(members))
     found = []
     for part in _parts(len(lists), len(members)):
-        scores = scored(part)
+        scores = scored(part, members)
         labels = torch.from_numpy(shared.block(part)[:, shared.candidate[members]]).to(torch.int8)
         ahead = torch.zeros(len(scores), 1, dtype=torch.float64)
         first = 1

@@ -137,27 +137,28 @@ class TrainingPart:
     knows: EmbeddingSet
 
 
-def first_gallery(stack: Stack, data: EmbeddingSet, direction: Direction, split: str) -> RankedGallery:
-    """Return the lists that a fitted stack is judged on: CLIP's, or its own where the sides are not aligned.
+def first_gallery(
+    stack: Stack, data: EmbeddingSet, direction: Direction, split: str, depth: int | None = None, *, own: bool = False
+) -> RankedGallery:
+    """Return the lists that a fitted stack is judged on: CLIP's, or its own where asked for or sides are not aligned.
 
-    Its own hold the whole gallery where that is not too large (`unaligned_depth`): only so does a random order of them
-    say what chance finds.
+    Lists have `depth` places. If not given, 51; where the sides are not aligned the whole gallery, if that is not too
+    large (`unaligned_depth`): only so does a random order of them say what chance finds.
 
     Raises
     ------
     UserError
-        As `rank_gallery`.
+        As `rank_gallery`, or if it has no space of its own to search in.
     """
-    if data.aligned:
-        return rank_gallery(data, direction, split)
-    return rank_gallery(
-        data,
-        direction,
-        split,
-        unaligned_depth(data, direction, split),
-        space=stack.own_space,
-        first_stage=stack.own_first_stage,
-    )
+    depth = depth or (DEPTH if data.aligned else unaligned_depth(data, direction, split))
+    if data.aligned and not own:
+        return rank_gallery(data, direction, split, depth)
+    if stack.own_space is None:
+        raise UserError(
+            f"--first-stage own: {stack.scorer.label} reorders what another first stage found; it has no space to "
+            "search in. Use --first-stage clip."
+        )
+    return rank_gallery(data, direction, split, depth, space=stack.own_space, first_stage=stack.own_first_stage)
 
 
 def check_aligned(scorer: Scorer, base: Scorer, data: EmbeddingSet, takers: Sequence[str]) -> None:
