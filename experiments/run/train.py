@@ -205,7 +205,7 @@ def _finish(
         **identity,
         "trained_on": list(fitted.trained_on),
         "dataset": data.name,
-        "encoder": {key: data.meta.get(key) for key in ("encoder", "pretrained", "weights_sha256")},
+        "encoder": _encoder(data),
         "lists": prepared.parts[0].lists.info if prepared.parts else None,
         "best_epoch": fitted.best_epoch,
         "calibration": fitted.calibration.as_dict() if fitted.calibration else None,
@@ -222,6 +222,12 @@ def _finish(
     if tracker.run_id is not None:  # else nobody to log the pictures for, and drawing takes most of a second
         _log(tracker, data, direction, settings, work.out, fitted.history, report)
     return report
+
+
+def _encoder(data: EmbeddingSet) -> dict[str, Any]:
+    """Return what tells which encoder made a set, and what loads it again where a name and a tag don't."""
+    told = {key: data.meta.get(key) for key in ("encoder", "pretrained", "weights_sha256")}
+    return {**told, **{key: data.meta[key] for key in ("weights_file", "model_config") if data.meta.get(key)}}
 
 
 def _log(

@@ -13,7 +13,7 @@ from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direct
 from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.retrieval.first_stage import retriever_of
 from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery
-from rank_xmodal.retrieval.hamming import HammingRetriever
+from rank_xmodal.retrieval.hamming_retriever import HammingRetriever
 from rank_xmodal.scorers import Stack
 from rank_xmodal.torchvision_ops import make_importable
 

@@ -16,11 +16,12 @@ from rank_xmodal.errors import UserError
 from rank_xmodal.lists.bags import TokenTable
 from rank_xmodal.lists.content import Content
 from rank_xmodal.lists.list_tokens import tables_of
+from rank_xmodal.retrieval.gallery import DEPTH
 from rank_xmodal.retrieval.query_bank import own_queries
 from rank_xmodal.scorers import Scorer
 from rank_xmodal.use.cascade import Cascade, check_last
 from rank_xmodal.use.given import differing
-from rank_xmodal.use.index import DEPTH, Index
+from rank_xmodal.use.index import Index
 from rank_xmodal.use.reranker import FirstStage, Reranker
 
 if TYPE_CHECKING:

@@ -44,6 +44,11 @@ class Calibration:
         log_odds, centred = _figures(scores, mask)
         return torch.where(mask, torch.sigmoid(self.log_odds * log_odds + self.centred * centred + self.bias), 0.0)
 
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Calibration | None:
+        """Return the calibration that a run's config.json tells, None where the run has none."""
+        return cls(**facts["calibration"]) if facts.get("calibration") else None
+
     def as_dict(self) -> dict[str, float]:
         """Return the three numbers by name."""
         return asdict(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rank_xmodal.retrieval.hamming import HammingRetriever
+from rank_xmodal.retrieval.hamming_retriever import HammingRetriever
 from rank_xmodal.retrieval.retriever import ExactRetriever, Space
 
 

@@ -45,6 +45,15 @@ class Retriever(Protocol):
         """Take the corpus, (m, d) embeddings of the encoder, and return itself."""
         ...
 
+    @property
+    def kept(self) -> np.ndarray:
+        """What it keeps of the corpus, a row for each candidate."""
+        ...
+
+    def over(self, kept: np.ndarray) -> Self:
+        """Take what another of the same space kept of a corpus, and return itself."""
+        ...
+
     def top(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return rows (Q, k) int64 of the corpus and scores (Q, k) float32, highest first, ties by ascending row."""
         ...
@@ -74,6 +83,16 @@ class ExactRetriever:
     def index(self, candidates: np.ndarray) -> Self:
         """Map the corpus once, and return itself."""
         self.candidates = self.space.map_candidates(candidates)
+        return self
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The mapped corpus, (m, k); CLIP's own embeddings as they are."""
+        return self._corpus("kept")
+
+    def over(self, kept: np.ndarray) -> Self:
+        """Take a mapped corpus, and return itself."""
+        self.candidates = kept
         return self
 
     def top(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.scorers.base import Scorer
 from rank_xmodal.use.given import checked_content, whole
-from rank_xmodal.use.index import Hits, Index
+from rank_xmodal.use.hits import Hits
+from rank_xmodal.use.index import Index
 
 
 def check_last(scorer: Scorer) -> None:
@@ -67,7 +68,7 @@ class Cascade:
 
     def __post_init__(self) -> None:
         check_last(self.last)
-        self._checked(self.content.candidates, len(self.index.candidates), "candidates")
+        self._checked(self.content.candidates, self.index.store.next_row, "candidates")
         self.last.to(self.index.device)
 
     def _checked(self, content: Sequence[str], count: int, what: str) -> list[str]:
@@ -109,7 +110,7 @@ class Cascade:
         UserError
             As the scorers.
         """
-        size = len(self.index.candidates)
+        size = len(self.index)
         k, most = whole("k", k, size), min(whole("ranked", ranked), whole("depth", depth), size)
         asked = self._checked(content, len(queries), "queries")
         own = asked if self.index.content is not None else None

@@ -6,6 +6,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from rank_xmodal.lists.bags import TokenTable
 
 _KINDS = ("tower", "layer", "path", "grid")
@@ -115,3 +118,25 @@ def whole(name: str, value: int, most: int | None = None) -> int:
         limits = "of 1 or more" if most is None else f"between 1 and {most}, the size of the corpus"
         raise ValueError(f"{name}={value!r}: must be an integer {limits}.")
     return number
+
+
+def as_array(given: Any) -> np.ndarray:
+    """Return embeddings, a NumPy array or a tensor of any dtype on any device, as an array."""
+    if isinstance(given, torch.Tensor):
+        plain = given.detach().cpu()
+        return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    return np.asarray(given)
+
+
+def checked_ids(ids: Sequence[Any] | np.ndarray | None, count: int, first: int = 0) -> np.ndarray:
+    """Return one id for each of `count` embeddings: numbers from `first` on if None.
+
+    Raises
+    ------
+    ValueError
+        If they are not one for each.
+    """
+    names = np.arange(first, first + count) if ids is None else np.asarray(ids)
+    if names.shape != (count,):
+        raise ValueError(f"ids of shape {names.shape} for {count} embeddings: give one id for each.")
+    return names

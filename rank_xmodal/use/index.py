@@ -2,143 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from rank_xmodal.devices import pick_device
+from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.calibration import Calibration
 from rank_xmodal.lists.bags import TokenTable
 from rank_xmodal.lists.content import Content
-from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tokens import ListTokens
-from rank_xmodal.retrieval.exact import exact_cosine
-from rank_xmodal.retrieval.first_stage import retriever_of
-from rank_xmodal.retrieval.query_bank import Neighbours
-from rank_xmodal.retrieval.retriever import ExactRetriever, Retriever, Space, Unmapped
+from rank_xmodal.retrieval.gallery import DEPTH
+from rank_xmodal.retrieval.retriever import Space
 from rank_xmodal.scorers.stack import Stack
-from rank_xmodal.use.given import checked_content, checked_tokens, whole
+from rank_xmodal.use.encoding import Sides, is_content
+from rank_xmodal.use.given import as_array, checked_content, checked_ids, checked_tokens, whole
+from rank_xmodal.use.hits import Hits
+from rank_xmodal.use.index_folder import read, write
 from rank_xmodal.use.normalise import as_they_are, normalised
+from rank_xmodal.use.prepared import checked_candidates, prepare
+from rank_xmodal.use.scoring import first_scores, scored
+from rank_xmodal.use.store import Found, Store, Where, item_table, joined
 
-DEPTH = 50  # candidates that the first stage hands to the ranker
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Search results, best first.
-
-    Attributes
-    ----------
-    ids : ndarray (Q, k)
-    rows : ndarray (Q, k), int64
-        Where in the corpus they stand.
-    scores : ndarray (Q, k), float32
-        The ranker's; comparable within a query.
-    cosine : ndarray (Q, k), float32
-        CLIP's, whatever found the candidate; where images and texts share no space, the first stage's score, of codes
-        their inner product.
-    probability : ndarray (Q, k), float64, or None
-        Of relevance, comparable across queries; where the ranker was trained with calibrate=true.
-    """
-
-    ids: np.ndarray
-    rows: np.ndarray
-    scores: np.ndarray
-    cosine: np.ndarray
-    probability: np.ndarray | None = None
-
-    def take(self, places: np.ndarray, scores: np.ndarray) -> Hits:
-        """Return some of each query's hits, (Q, k) of their places, with scores of their own."""
-        ids, rows, cosine = (np.take_along_axis(part, places, 1) for part in (self.ids, self.rows, self.cosine))
-        known = self.probability
-        return Hits(ids, rows, scores, cosine, None if known is None else np.take_along_axis(known, places, 1))
+BATCH = 64  # queries scored at a time
 
 
 @dataclass(frozen=True)
 class Index:
-    """A corpus ready to be searched; made by `Reranker.index`.
+    """A corpus ready to be searched; made by `Reranker.index`, or opened from a folder by `Index.load`.
 
     Attributes
     ----------
     stack : Stack
-    candidates : ndarray (n, d), float16, L2-normalised; float32 as they are where sides are not aligned
-    ids : ndarray (n,)
+    store : Store
+        The candidates.
     device : torch.device
-    retriever : Retriever
-        The first stage, which has taken the corpus.
-    neighbours : Neighbours
-    base : Retriever
-        The corpus in the base's space, whose score the scorer may see; the first stage itself where it searches there.
-    projected : Tensor (n, p) or None
-        What the scorer made of each candidate alone.
-    calibration : Calibration or None
-    tokens : TokenTable of n, or None
+    facts : dict
+        What the ranker's config.json says.
+    space : Space or None
+        Where the first stage searches; None for CLIP's own.
+    tokens : TokenTable, or None
         The candidates', on the CPU, where the scorer reads tokens.
     query_width : int or None
         Width of the queries' tokens, where the ranker says it.
     content : Content or None
         The candidates', and no queries, where the scorer looks at them.
+    sides : Sides or None
+        What makes embeddings of captions and images; None for the encoder that the facts name.
+
+    Example
+    -------
+    >>> index = reranker.index(embeddings, ids=names)    # doctest: +SKIP
+    >>> index.save("corpus")                             # doctest: +SKIP
+    >>> index = Index.load("corpus")                     # doctest: +SKIP
+    >>> index.add(more, ids=other_names)                 # doctest: +SKIP
+    >>> index.remove(["a.jpg"])                          # doctest: +SKIP
+    1
     """
 
     stack: Stack
-    candidates: np.ndarray
-    ids: np.ndarray
+    store: Store
     device: torch.device
-    retriever: Retriever
-    neighbours: Neighbours
-    base: Retriever
-    projected: torch.Tensor | None = None
-    calibration: Calibration | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    space: Space | None = None
     tokens: TokenTable | None = None
     query_width: int | None = None
     content: Content | None = None
+    sides: Sides | None = None
 
-    @classmethod
-    def of(
-        cls,
-        stack: Stack,
-        candidates: np.ndarray,
-        ids: np.ndarray,
-        device: torch.device,
-        space: Space | None = None,
-        calibration: Calibration | None = None,
-        own: sp.csr_matrix | None = None,
-        tokens: TokenTable | None = None,
-        query_width: int | None = None,
-        content: Content | None = None,
-    ) -> Index:
-        """Prepare candidates (n, d), float16 of length 1; the first stage searches in `space`, by default CLIP's.
+    def __len__(self) -> int:
+        """Return how many candidates there are; removed ones don't count."""
+        return len(self.store)
 
-        Of a space of codes they are kept packed: see `retrieval.first_stage`.
-        `own` is as `query_bank.neighbours` takes it. Tokens are not projected here: of a large corpus that would take
-        minutes and more memory than the tokens themselves, and a search reads those of its few candidates once.
-        """
-        retriever = retriever_of(space).index(candidates)
-        return cls(
-            stack,
-            candidates,
-            ids,
-            device,
-            retriever,
-            stack.neighbours(candidates, own),
-            retriever if space is stack.space else retriever_of(stack.space).index(candidates),
-            stack.scorer.project(torch.from_numpy(candidates).to(device)),
-            calibration,
-            tokens,
-            query_width,
-            content,
-        )
+    def __repr__(self) -> str:
+        asks = {"t2i": "text to image", "i2t": "image to text"}.get(str(self.facts.get("direction")), "")
+        return f"Index({len(self):,} candidates, {self.stack.scorer.label}{', ' * bool(asks)}{asks})"
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What turns scores into probabilities, where the ranker was calibrated."""
+        return Calibration.of(self.facts)
 
     @torch.inference_mode()
     def search(
         self,
-        queries: np.ndarray,
+        queries: Any,
         k: int = 10,
-        batch_size: int = 64,
+        batch_size: int = BATCH,
         *,
         depth: int = DEPTH,
+        where: Where | None = None,
         tokens: TokenTable | None = None,
         content: Sequence[str] | None = None,
     ) -> Hits:
@@ -146,87 +105,245 @@ class Index:
 
         Parameters
         ----------
-        queries : ndarray (Q, dim), any float
+        queries : ndarray or Tensor (Q, dim), or (dim,) of a single one, any float on any device
+            Or a caption, or a list of captions (t2i); an image file or Pillow image, or a list of these (i2t).
         k : int
+            All of a smaller corpus.
         batch_size : int
-            Queries scored at a time; fewer where `depth` is above 50.
+            Queries scored at a time; fewer where `depth` is above 51.
         depth : int
             Candidates that the first stage finds; all of a smaller corpus.
+        where : mapping or None
+            Columns, and the value or list of values that a candidate must have: {"split": ["val", "test"]}.
         tokens : TokenTable of Q, or None
             The queries' words or cells, exactly where the scorer reads tokens.
         content : sequence of Q str, or None
             The queries' captions or image files, exactly where the scorer looks at them.
 
+        Returns
+        -------
+        Hits
+            Of arrays (Q, k); (k,) of a single query. Fewer than k where fewer pass the filter.
+
         Raises
         ------
         ValueError
-            If k is no integer between 1 and the size of the corpus, batch_size or depth none of 1 or more, the queries'
-            shape is wrong, or tokens or content are not what the scorer takes.
+            If k, batch_size or depth is no integer of 1 or more, the queries' shape is wrong, a filter names no column,
+            or tokens or content are not what the scorer takes.
         """
-        k = whole("k", k, len(self.candidates))
-        depth = min(max(whole("depth", depth), k), len(self.candidates))
+        size = max(1, len(self))
+        k = min(whole("k", k), size)
+        depth = min(max(whole("depth", depth), k), size)
+        asked, single = self._asked(queries)
         batch_size = max(whole("batch_size", batch_size) * DEPTH // max(depth, DEPTH), 1)
-        dims = self.stack.dims
-        if dims is None:
-            asked = normalised(queries, self.candidates.shape[1], "queries")
-        else:
-            asked = as_they_are(queries, dims[0], "queries")
-        scorer = self.stack.scorer
-        words = checked_tokens(tokens, scorer.needs.tokens, len(asked), self.query_width, "queries", scorer.label)
-        local = None if words is None or self.tokens is None else ListTokens(words, self.tokens)
-        look = self._asked(content, len(asked))
-        rows, found_by = self.retriever.top(asked, depth)
-        # In CLIP's own space the retriever's scores are the cosines already.
-        by_clip = isinstance(self.retriever, ExactRetriever) and isinstance(self.retriever.space, Unmapped)
-        # Features of two kinds have no other cosine.
-        cosine = found_by if by_clip or dims else exact_cosine(asked, self.candidates, np.arange(len(asked)), rows)
-        base = cosine
-        if not isinstance(self.stack.space, Unmapped):
-            base = found_by if self.base is self.retriever else self.base.pairs(asked, rows)
-        found = self._scored(asked, rows, base, batch_size, local, look)
-        order = found.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
-        probability = None if self.calibration is None else self.calibration.probability(found).numpy()
-        hits = Hits(self.ids[rows], rows.astype(np.int64), found.numpy(), cosine, probability)
-        return hits.take(order, np.take_along_axis(found.numpy(), order, 1))
+        found = self.store.find(asked, depth, where, batch_size)
+        hits = self._ranked(asked, found, k, tokens, content)
+        return hits.single() if single else hits
 
-    def _asked(self, content: Sequence[str] | None, count: int) -> Content | None:
+    @torch.inference_mode()
+    def rank(
+        self,
+        queries: Any,
+        rows: np.ndarray,
+        k: int | None = None,
+        *,
+        tokens: TokenTable | None = None,
+        content: Sequence[str] | None = None,
+    ) -> Hits:
+        """Put candidates in order that another first stage found, such as FAISS, by their rows in the corpus.
+
+        Parameters
+        ----------
+        queries : ndarray or Tensor (Q, dim), or (dim,) of a single one
+        rows : ndarray (Q, L), or (L,) of a single query, int; -1 for none, as FAISS pads
+        k : int or None
+            How many to return; all if None.
+        tokens, content
+            As `search` takes them.
+
+        Raises
+        ------
+        ValueError
+            As `search`, or if rows are no integers of the index, or not of each query.
+        """
+        asked, single = self._asked(queries)
+        rows = np.asarray(rows)
+        rows = rows[None] if single and rows.ndim == 1 else rows
+        if rows.ndim != 2 or len(rows) != len(asked) or rows.dtype.kind not in "iu":
+            raise ValueError(f"rows of {rows.dtype} {rows.shape} for {len(asked)} queries: give integers (queries, L).")
+        count = rows.shape[1] if k is None else min(whole("k", k), rows.shape[1])
+        found = self.store.fetch(rows.astype(np.int64), max(BATCH * DEPTH // max(rows.shape[1], DEPTH), 1))
+        hits = self._ranked(asked, found, count, tokens, content)
+        return hits.single() if single else hits
+
+    def add(
+        self,
+        embeddings: Any,
+        ids: Sequence[Any] | np.ndarray | None = None,
+        *,
+        metadata: Mapping[str, Sequence[Any]] | None = None,
+        own: sp.csr_matrix | None = None,
+    ) -> None:
+        """Put more candidates into the corpus; of a folder, on the disk at once.
+
+        Parameters
+        ----------
+        embeddings, ids, own, metadata
+            As `Reranker.index` takes them: ids of the same kind, none of them there already, and the same columns.
+
+        Raises
+        ------
+        ValueError
+            As `Reranker.index`; or if an id is there already, or the scorer reads tokens or content.
+        UserError
+            If the folder can't be written, or another process writes to it.
+        """
+        if self.tokens is not None or self.content is not None:
+            raise ValueError(f"{self.stack.scorer.label} reads more than embeddings: index the whole corpus anew.")
+        candidates = checked_candidates(self.stack, embeddings)
+        names = checked_ids(ids, len(candidates), first=self.store.next_row)
+        if len(known := self.store.rows_of(names)):
+            name = self.store.columns(known[:1], ["id"])["id"][0].as_py()
+            raise ValueError(f"ids: {name!r} is in the index already. Remove it first, or leave it out.")
+        items = item_table(names, metadata)
+        columns = self.store.columns(np.empty(0, dtype=np.int64)).schema
+        if items.column_names != columns.names:
+            ours, theirs = columns.names[1:], items.column_names[1:]
+            raise ValueError(f"metadata has the columns {theirs}, the index {ours}: give the same.")
+        for name, kind in zip(columns.names, columns.types, strict=True):
+            if (given := items.schema.field(name).type) != kind:
+                raise ValueError(f"{name}: holds {given}, another kind than in the index, {kind}.")
+        self.store.add(prepare(self.stack, self.space, candidates, own, self.device), items)
+
+    def remove(self, ids: Iterable[Any]) -> int:
+        """Take candidates out by their ids, and return how many; the others keep their rows.
+
+        Raises
+        ------
+        ValueError
+            If one of them is not in the index; nothing is removed then.
+        """
+        wanted = list(ids)
+        rows = self.store.rows_of(wanted)
+        if len(rows) < len(set(wanted)):
+            known = set(self.store.columns(rows, ["id"])["id"].to_pylist())
+            lost = next((name for name in wanted if name not in known), None)
+            raise ValueError(f"ids: {lost!r} is not in the index. Nothing was removed.")
+        if len(rows):
+            self.store.remove(rows)
+        return len(rows)
+
+    def save(self, path: Path | str, *, store: Literal["exact", "lance"] = "exact") -> Index:
+        """Write the corpus and its ranker as a folder, whole or not at all, and return it opened from there.
+
+        Parameters
+        ----------
+        path : Path
+            The folder to be made; what stands there is replaced, if it is an index.
+        store : "exact" or "lance"
+            Files that are mapped and searched exactly, or a LanceDB table that is searched approximately.
+
+        Raises
+        ------
+        UserError
+            If it can't be written, another thing is there, or the index can't be kept: its first stage is a space of
+            the user's own, or the scorer reads tokens or content.
+        """
+        label = self.stack.scorer.label
+        if self.tokens is not None or self.content is not None:
+            raise UserError(f"{label} reads more than embeddings: its index can't be kept. Make it from the set.")
+        write(Path(path), store, self.stack, self.facts, self.space, self.store.parts())
+        return Index.load(path, self.device.type)
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "auto", *, verify: bool = False) -> Index:
+        """Open a folder that `save` made; a corpus in files stays there, memory-mapped.
+
+        Parameters
+        ----------
+        path : Path
+        device : str
+            Where the ranker computes.
+        verify : bool
+            Compare all files with their checksums first; reads the whole corpus.
+
+        Raises
+        ------
+        UserError
+            If it is no index, or something is missing or damaged.
+        """
+        stack, facts, store, space = read(Path(path), verify)
+        chosen = pick_device(device)
+        return cls(stack.to(chosen), store, chosen, facts, space)
+
+    @cached_property
+    def _sides(self) -> Sides:
+        return self.sides or Sides(self.facts, self.device.type)
+
+    def _asked(self, queries: Any) -> tuple[np.ndarray, bool]:
+        """Return queries (Q, d), and whether a single one was given."""
+        single = is_content(queries) and not isinstance(queries, (list, tuple))
+        if is_content(queries):
+            queries = self._sides.queries([queries] if single else queries)
+        array, dims = as_array(queries), self.stack.dims
+        single = single or array.ndim == 1
+        array = array[None] if array.ndim == 1 else array
+        if dims is None:
+            return normalised(array, int(self.stack.bank.shape[1]), "queries"), single
+        return as_they_are(array, dims[0], "queries"), single
+
+    def _look(self, content: Sequence[str] | None, count: int) -> Content | None:
         """Return the corpus' content with that of `count` queries."""
         corpus, label = self.content, self.stack.scorer.label
         images = corpus is not None and corpus.direction == "i2t"
         given = checked_content(content, corpus is not None, count, images, "queries", label)
         return None if corpus is None or given is None else replace(corpus, queries=given)
 
-    def _scored(
+    def _ranked(
         self,
         asked: np.ndarray,
-        rows: np.ndarray,
-        base: np.ndarray,
-        batch_size: int,
-        local: ListTokens | None,
-        look: Content | None,
-    ) -> torch.Tensor:
-        """Return the scorer's score of every place, (Q, L) float32; `base` (Q, L) is the base's."""
-        scorer, every = self.stack.scorer, np.arange(len(asked))
-        needed = scorer.needs.candidates or (self.projected is None and look is None)
-        looked_at = self.candidates if needed else self.candidates[:, :0]
-        if look is not None:  # as in `score_lists`
-            batch_size = max(len(asked), 1)
-        scores = []
-        for start in range(0, len(asked), batch_size):
-            part = slice(start, start + batch_size)
-            index = torch.from_numpy(rows[part].astype(np.int64))
-            query_row = torch.from_numpy(every[part])
-            batch = ListBatch(
-                query=torch.from_numpy(asked[part]).to(self.device).float(),
-                candidates=torch.from_numpy(looked_at[rows[part]]).to(self.device).float(),
-                cosine=torch.from_numpy(base[part]).to(self.device),
-                neighbour_cosine=self.neighbours.cosine[index].to(self.device),
-                mask=torch.ones(index.shape, dtype=torch.bool, device=self.device),
-                query_row=query_row.to(self.device),
-                rows=index.to(self.device),
-                projected=None if self.projected is None else self.projected[index.to(self.device)],
-                tokens=None if local is None else local.batch(query_row, index).to(self.device),
-                content=look,
-            )
-            scores.append(scorer.score(batch).float().cpu())
-        return torch.cat(scores) if scores else torch.empty(0, rows.shape[1])
+        parts: Iterable[Found],
+        k: int,
+        tokens: TokenTable | None,
+        content: Sequence[str] | None,
+    ) -> Hits:
+        """Return the k best of what was found for queries (Q, d), part after part."""
+        scorer = self.stack.scorer
+        words = checked_tokens(tokens, scorer.needs.tokens, len(asked), self.query_width, "queries", scorer.label)
+        local = None if words is None or self.tokens is None else ListTokens(words, self.tokens)
+        look = self._look(content, len(asked))
+        if look is not None:
+            parts = [joined(list(parts))]  # a scorer that looks at content makes its own batches
+        done, start = [], 0
+        for found in parts:
+            stop = start + len(found.rows)
+            cosine, base = first_scores(self.stack, self.space, asked[start:stop], found)
+            scores = scored(self.stack, self.device, asked[start:stop], start, found, base, local, look)
+            done.append((found.rows, cosine, scores))
+            start = stop
+        if not done:
+            none = np.empty((0, k), dtype=np.float32)
+            return Hits(np.empty((0, k), dtype=object), np.empty((0, k), dtype=np.int64), none, none)
+        rows, cosine = (np.concatenate([part[place] for part in done]) for place in (0, 1))
+        scores = torch.cat([part[2] for part in done])
+        order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
+        calibration = self.calibration
+        best = np.take_along_axis(rows, order, 1)
+        chosen = np.take_along_axis(scores.numpy(), order, 1)
+        probability = None if calibration is None else calibration.probability(scores, scores > -torch.inf).numpy()
+        return Hits(
+            self._names(best),
+            best,
+            chosen,
+            np.take_along_axis(cosine, order, 1),
+            None if probability is None else np.take_along_axis(probability, order, 1),
+        )
+
+    def _names(self, rows: np.ndarray) -> np.ndarray:
+        """Return the ids of rows (Q, k); None where there is no candidate."""
+        known, place = np.unique(rows, return_inverse=True)
+        gap = len(known) > 0 and known[0] < 0
+        names = self.store.columns(known[int(gap) :], ["id"])["id"].to_numpy()
+        if gap:
+            names = np.concatenate([np.array([None], dtype=object), names.astype(object)])
+        return names[place.reshape(rows.shape)]

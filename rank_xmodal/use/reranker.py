@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,13 @@ from rank_xmodal.lists.content import Content
 from rank_xmodal.retrieval.retriever import Space
 from rank_xmodal.scorers.folder import load
 from rank_xmodal.scorers.stack import Stack
-from rank_xmodal.use.given import checked_content, checked_tokens, differing, kind_of
+from rank_xmodal.use.encoding import Encoder, Sides, is_content
+from rank_xmodal.use.exact_store import ExactStore
+from rank_xmodal.use.given import as_array, checked_content, checked_ids, checked_tokens, differing, kind_of
+from rank_xmodal.use.hits import Hits
 from rank_xmodal.use.index import Index
-from rank_xmodal.use.normalise import as_they_are, normalised
+from rank_xmodal.use.prepared import checked_candidates, prepare
+from rank_xmodal.use.store import item_table
 
 FirstStage = Literal["clip", "own"]
 
@@ -39,20 +43,41 @@ class Reranker:
     ((Q, 10), (Q, 10))
     """
 
-    def __init__(self, stack: Stack, facts: dict[str, Any], device: torch.device) -> None:
+    def __init__(
+        self, stack: Stack, facts: dict[str, Any], device: torch.device, encoder: Encoder | None = None
+    ) -> None:
         self.stack, self.facts, self.device = stack.to(device), facts, device
-        self.calibration = Calibration(**facts["calibration"]) if facts.get("calibration") else None
+        self.calibration = Calibration.of(facts)
+        self.sides = Sides(facts, device.type, encoder)
 
     @classmethod
-    def from_pretrained(cls, path: Path | str, device: str = "auto") -> Reranker:
+    def from_pretrained(cls, path: Path | str, device: str = "auto", *, encoder: Encoder | None = None) -> Reranker:
         """Load a run's folder.
+
+        Parameters
+        ----------
+        path : Path
+        device : str
+        encoder : Encoder or None
+            What makes embeddings of captions and images, where these are given; by default the frozen one of the
+            training is loaded when it is first needed.
 
         Raises
         ------
         UserError
             If it holds no whole ranker.
         """
-        return cls(*load(path), pick_device(device))
+        return cls(*load(path), pick_device(device), encoder)
+
+    def __repr__(self) -> str:
+        told = self.facts.get("encoder") or {}
+        ways = {"t2i": "text to image", "i2t": "image to text"}
+        parts = [
+            self.stack.scorer.label,
+            ways.get(str(self.facts.get("direction")), "direction unknown"),
+            f"embeddings {self.dim} wide of {told.get('encoder') or 'an unknown encoder'}",
+        ]
+        return f"Reranker({', '.join(parts)})"
 
     @property
     def dim(self) -> int:
@@ -117,9 +142,10 @@ class Reranker:
 
     def index(
         self,
-        embeddings: np.ndarray,
+        embeddings: Any,
         ids: Sequence[Any] | np.ndarray | None = None,
         *,
+        metadata: Mapping[str, Sequence[Any]] | None = None,
         first_stage: FirstStage | Space = "clip",
         own: sp.csr_matrix | None = None,
         tokens: TokenTable | None = None,
@@ -129,9 +155,12 @@ class Reranker:
 
         Parameters
         ----------
-        embeddings : ndarray (n, dim), any float; scaled to length 1 where they aren't
+        embeddings : ndarray or Tensor (n, dim), any float; scaled to length 1 where they aren't
             Where images and texts share no space, features of the candidates' kind, taken as they are.
         ids : sequence of n, by default 0 .. n - 1
+            Numbers or strings.
+        metadata : mapping or None
+            Other columns, n numbers or strings each, that a search can filter by.
         first_stage : "clip", "own" or a Space
             What finds the candidates that are put in order: CLIP's cosine, or that of the ranker's own space where it
             has one, as a projection does; or any other space, such as a `retrieval.quantisers.Quantiser`. Where images
@@ -150,15 +179,10 @@ class Reranker:
             If the shape is wrong, a row is zero or not finite, the ids are not one for each, the first stage is unknown
             or the ranker has no space of its own, or tokens or content are not what the scorer takes.
         """
-        dims = self.stack.dims
-        if dims is None:
-            candidates = normalised(embeddings, self.dim, "embeddings")
-        else:
-            candidates = as_they_are(embeddings, dims[1], "embeddings")
+        candidates = checked_candidates(self.stack, embeddings)
+        if self.stack.dims is not None:
             first_stage = "own" if first_stage == "clip" else first_stage
-        names = np.arange(len(candidates)) if ids is None else np.asarray(ids)
-        if names.shape != (len(candidates),):
-            raise ValueError(f"ids of shape {names.shape} for {len(candidates)} embeddings: give one id for each.")
+        items = item_table(checked_ids(ids, len(candidates)), metadata)
         if isinstance(first_stage, str) and first_stage not in ("clip", "own"):
             raise ValueError(f"first_stage={first_stage!r}: name 'clip' or 'own', or give a space.")
         space = None if isinstance(first_stage, str) else first_stage
@@ -174,4 +198,74 @@ class Reranker:
         tokens = checked_tokens(tokens, scorer.needs.tokens, count, other, what, label)
         given = checked_content(content, scorer.needs.content, count, direction == "t2i", what, label)
         look = None if given is None else Content(check_direction(str(direction)), [], given)
-        return Index.of(self.stack, candidates, names, self.device, space, self.calibration, own, tokens, asking, look)
+        store = ExactStore(space, prepare(self.stack, space, candidates, own, self.device), items)
+        return Index(self.stack, store, self.device, self.facts, space, tokens, asking, look, self.sides)
+
+    def rank(
+        self,
+        query: Any,
+        candidates: Any,
+        ids: Sequence[Any] | np.ndarray | None = None,
+        k: int | None = None,
+    ) -> Hits:
+        """Put anyone's hits in order: those of a vector database, of another search, or a handful of files.
+
+        For many queries over one corpus `index` is faster: what candidates alone decide is worked out once.
+
+        Parameters
+        ----------
+        query : ndarray or Tensor (dim,), or (Q, dim) of several; or captions (t2i), image files or Pillow images (i2t)
+            A single caption or image, or a list.
+        candidates : ndarray or Tensor (L, dim), or (Q, L, dim) where each query has its own; or images or captions
+            A list, of what is ranked.
+        ids : sequence of L, by default 0 .. L - 1; (Q, L) where each query has its own
+        k : int or None
+            How many to return; all if None.
+
+        Returns
+        -------
+        Hits
+            Of arrays (k,), (Q, k) of several queries; `rows` are places among the query's candidates.
+
+        Raises
+        ------
+        ValueError
+            If shapes don't fit, k is no integer of 1 or more, a row is zero or not finite, an item is of the wrong
+            side, or the scorer reads words and cells: these need an index.
+        UserError
+            If captions or images are given and the encoder can't be loaded, or an image can't be read.
+        """
+        if self.stack.scorer.needs.tokens:
+            raise ValueError(f"{self.stack.scorer.label} reads words and cells: make an index with tokens, and search.")
+        content = self.stack.scorer.needs.content
+        asked, single = _several(query)
+        offered = self.sides.candidates(candidates) if is_content(candidates) else as_array(candidates)
+        asking, look = (list(map(str, asked)), list(map(str, candidates))) if content else (None, None)
+        asked = np.atleast_2d(self.sides.queries(asked) if is_content(asked) else as_array(asked))
+        if offered.ndim not in (2, 3) or (offered.ndim == 3 and len(offered) != len(asked)):
+            raise ValueError(
+                f"candidates have shape {offered.shape} for {len(asked)} queries: give (L, {self.dim}), or "
+                f"(queries, L, {self.dim})."
+            )
+        length, own = offered.shape[-2], offered.ndim == 3
+        shape = (len(asked), length) if own else (length,)
+        names = np.broadcast_to(np.arange(length), shape) if ids is None else np.asarray(ids)
+        if names.shape != shape:
+            raise ValueError(f"ids of shape {names.shape} for candidates {shape}: give one id for each.")
+        if not length or not len(asked):
+            raise ValueError(f"{len(asked)} queries and {length} candidates: there is nothing to rank.")
+        index = self.index(offered.reshape(-1, offered.shape[-1]), content=look)
+        rows = np.arange(len(index)).reshape(-1, length)
+        rows = rows if own else np.repeat(rows, len(asked), axis=0)
+        found = index.rank(asked, rows, k, content=asking)
+        places = found.rows % length
+        chosen = np.take_along_axis(names, places, 1) if own else names[places]
+        hits = replace(found, ids=chosen, rows=places)
+        return hits.single() if single else hits
+
+
+def _several(query: Any) -> tuple[Any, bool]:
+    """Return queries, and whether it was a single one."""
+    if is_content(query) and not isinstance(query, (list, tuple)):
+        return [query], True
+    return query, not is_content(query) and as_array(query).ndim == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
-from rank_xmodal.retrieval.hamming import HammingRetriever
+from rank_xmodal.retrieval.hamming_retriever import HammingRetriever
 from rank_xmodal.scorers.projections.hash import Hash, HashSettings
 from rank_xmodal.use.reranker import Reranker
 
@@ -58,8 +58,8 @@ def test_a_ranker_on_codes(run, sets, quick, tmp_path, capsys, kind):
     assert isinstance(reranker.stack.base, Hash)
     data = sets[kind]
     index = reranker.index(np.asarray(data.image_emb), first_stage="own")
-    assert isinstance(index.retriever, HammingRetriever)
-    assert index.retriever.codes.shape == (len(data.images), 8)
+    assert isinstance(index.store.retriever, HammingRetriever)
+    assert index.store.retriever.codes.shape == (len(data.images), 8)
 
 
 @pytest.mark.parametrize("objective", ["djsrh", "contrastive"])

@@ -7,7 +7,7 @@ from rank_xmodal import scorers
 from rank_xmodal.retrieval.exact import exact_cosine
 from rank_xmodal.retrieval.first_stage import Opposite, of_codes, retriever_of
 from rank_xmodal.retrieval.gallery import rank_gallery
-from rank_xmodal.retrieval.hamming import HammingRetriever
+from rank_xmodal.retrieval.hamming_retriever import HammingRetriever
 from rank_xmodal.retrieval.quantisers import itq, lsh
 from rank_xmodal.retrieval.query_bank import neighbours, training_neighbours
 from rank_xmodal.retrieval.retriever import ExactRetriever, Unmapped

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.retrieval import hamming
+from rank_xmodal.retrieval import hamming, hamming_retriever
 from rank_xmodal.retrieval.exact import top_candidates
-from rank_xmodal.retrieval.hamming import HammingRetriever, pack, top_codes
+from rank_xmodal.retrieval.hamming import pack, top_codes
+from rank_xmodal.retrieval.hamming_retriever import HammingRetriever
 from rank_xmodal.retrieval.retriever import Unmapped
 
 FINDERS = ["counts", "products"] if hasattr(torch, "_int_mm") else ["counts"]
@@ -241,7 +242,7 @@ class Signed(Unmapped):
 
 @pytest.mark.parametrize("bits", [7, 64])
 def test_a_retriever_scores_with_the_inner_product(bits, monkeypatch):
-    monkeypatch.setattr(hamming, "_ROWS", 100)
+    monkeypatch.setattr(hamming_retriever, "_ROWS", 100)
     rng = np.random.default_rng(7)
     queries, candidates = rng.normal(size=(4, bits)), rng.normal(size=(350, bits))
     space = Signed()

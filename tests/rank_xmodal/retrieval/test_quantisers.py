@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.retrieval.hamming import HammingRetriever, pack
+from rank_xmodal.retrieval.hamming import pack
+from rank_xmodal.retrieval.hamming_retriever import HammingRetriever
 from rank_xmodal.retrieval.quantisers import Quantiser, itq, lsh, rotations
 
 

@@ -9,11 +9,11 @@ import torch
 from rank_xmodal import scorers
 from rank_xmodal.retrieval.exact import exact_cosine
 from rank_xmodal.retrieval.gallery import rank_gallery
-from rank_xmodal.retrieval.hamming import HammingRetriever
+from rank_xmodal.retrieval.hamming_retriever import HammingRetriever
 from rank_xmodal.retrieval.quantisers import itq
-from rank_xmodal.retrieval.retriever import ExactRetriever
 from rank_xmodal.scorers import Stack
 from rank_xmodal.scorers.stack import fit_stack
+from rank_xmodal.use.exact_store import ExactStore
 from rank_xmodal.use.reranker import Reranker
 
 CPU = torch.device("cpu")
@@ -56,8 +56,8 @@ def test_an_index_searches_packed_codes_and_finds_what_evaluate_ranks(place, nam
     data, rows, asked, images, rankers = place
     stack = rankers[name].stack
     index = rankers[name].index(images, ids=rows, first_stage="own")
-    assert isinstance(index.retriever, HammingRetriever)
-    assert images.astype(np.float32).nbytes == 24 * 32 // 64 * index.retriever.codes.nbytes
+    assert isinstance(index.store.retriever, HammingRetriever)
+    assert images.astype(np.float32).nbytes == 24 * 32 // 64 * index.store.retriever.codes.nbytes
     hits = index.search(asked, k=20, depth=20)
     stage = rank_gallery(data, "t2i", "test", 20, space=stack.own_space, first_stage=stack.own_first_stage)
     np.testing.assert_array_equal(np.sort(hits.ids, axis=1), np.sort(stage.lists.candidates, axis=1))
@@ -75,8 +75,8 @@ def test_a_scorer_on_codes_sees_their_product(place, first_stage, monkeypatch):
     _, _, asked, images, rankers = place
     ranker = rankers["csls"]
     index = ranker.index(images, first_stage=first_stage)
-    assert isinstance(index.base, HammingRetriever), "eight bytes an item, not the signs as floats"
-    assert (index.base is index.retriever) == (first_stage == "own")
+    assert index.store.prepared.base.dtype == np.uint8, "eight bytes an item, not the signs as floats"
+    assert (index.store.prepared.base is index.store.prepared.first) == (first_stage == "own")
     seen, score = [], ranker.stack.scorer.score
     monkeypatch.setattr(ranker.stack.scorer, "score", lambda batch: (seen.append(batch), score(batch))[1])
     index.search(asked, k=10)
@@ -87,10 +87,12 @@ def test_a_scorer_on_codes_sees_their_product(place, first_stage, monkeypatch):
 def test_what_a_hash_keeps_of_each_candidate_is_a_byte_a_bit(place):
     _, _, asked, images, rankers = place
     index = rankers["hash"].index(images, first_stage="own")
-    assert index.projected.dtype == torch.int8
-    assert isinstance(index.base, ExactRetriever)
-    assert index.base.candidates is index.candidates, "CLIP's own space needs no copy"
-    bare = dataclasses.replace(index, projected=None)
+    assert index.store.prepared.projected.dtype == np.int8
+    prepared, items, _, _ = index.store.state
+    assert prepared.base is None, "CLIP's own space needs no copy"
+    bare = dataclasses.replace(
+        index, store=ExactStore(index.space, dataclasses.replace(prepared, projected=None), items)
+    )
     np.testing.assert_array_equal(index.search(asked).scores, bare.search(asked).scores)
 
 
@@ -110,8 +112,8 @@ def test_a_quantiser_may_find_what_any_ranker_puts_in_order(place):
     data, _, asked, images, rankers = place
     space = itq(np.asarray(data.image_emb[data.candidate_rows("t2i", "train")]), 24)
     index = rankers["csls"].index(images, first_stage=space)
-    assert isinstance(index.retriever, HammingRetriever)
-    rows, _ = index.retriever.top(asked, 15)
+    assert isinstance(index.store.retriever, HammingRetriever)
+    rows, _ = index.store.retriever.top(asked, 15)
     hits = index.search(asked, k=15, depth=15)
     np.testing.assert_array_equal(np.sort(hits.rows, axis=1), np.sort(rows, axis=1))
     assert (hits.rows != rows).any()
@@ -129,7 +131,7 @@ def test_where_sides_are_not_aligned_the_product_of_codes_stands_for_the_cosine(
     ranker = reranker(hashed(kinds, bits=16, epochs=2))
     index = ranker.index(kinds.image_emb)
     hits = index.search(kinds.text_emb[:7], k=12)
-    assert isinstance(index.retriever, HammingRetriever)
+    assert isinstance(index.store.retriever, HammingRetriever)
     product = products(ranker.stack.own_space, kinds.text_emb[:7], kinds.image_emb)
     order = np.argsort(-product, axis=1, kind="stable")[:, :12]
     np.testing.assert_array_equal(hits.rows, order)

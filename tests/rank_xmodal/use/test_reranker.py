@@ -13,6 +13,7 @@ from rank_xmodal.scorers import Stack
 from rank_xmodal.scorers.context_aware.ranker import RankerConfig
 from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.folder import save
+from rank_xmodal.use.exact_store import ExactStore
 from rank_xmodal.use.reranker import Reranker
 
 B32 = {"encoder": "ViT-B-32", "pretrained": "openai", "weights_sha256": "a" * 64}
@@ -28,6 +29,11 @@ def untrained(dim=24, **parts):
 def reranker(encoder, dim=24):
     bank = np.eye(5, dim, dtype=np.float16)
     return Reranker(Stack(untrained(dim), bank), {"encoder": encoder}, torch.device("cpu"))
+
+
+def unprojected(store):
+    prepared, items, _, _ = store.state
+    return ExactStore(store.space, dataclasses.replace(prepared, projected=None), items)
 
 
 def made_by(corpus, encoder):
@@ -53,10 +59,10 @@ def test_the_same_weights_and_weights_nobody_knows_are_taken(corpus, own, other)
 def test_a_corpus_is_normalised_block_by_block(monkeypatch):
     ranker = reranker(B32)
     rows = np.random.default_rng(0).normal(size=(10, 24)) * 5
-    whole = ranker.index(rows).candidates
+    whole = ranker.index(rows).store.prepared.embeddings
     np.testing.assert_allclose(np.linalg.norm(whole.astype(np.float64), axis=1), 1, atol=1e-3)
     monkeypatch.setattr("rank_xmodal.use.normalise._BLOCK", 4)
-    assert np.array_equal(ranker.index(rows).candidates, whole)
+    assert np.array_equal(ranker.index(rows).store.prepared.embeddings, whole)
     rows[9] = 0
     with pytest.raises(ValueError, match="embeddings: row 9 is zero or not finite"):
         ranker.index(rows)
@@ -66,17 +72,16 @@ def test_a_ranker_without_hubness_searches_without_neighbours():
     rows = np.random.default_rng(0).normal(size=(30, 24))
     plain = Reranker(Stack(untrained(blocks=("concat",)), np.eye(5, 24, dtype=np.float16)), {}, torch.device("cpu"))
     index = plain.index(rows)
-    assert index.neighbours.cosine.shape == (30, 0)
+    assert index.store.prepared.neighbours.shape == (30, 0)
     assert index.search(rows[:4], k=3).ids[:, 0].tolist() == [0, 1, 2, 3]
-    assert reranker(B32).index(rows).neighbours.cosine.shape == (30, 5)
+    assert reranker(B32).index(rows).store.prepared.neighbours.shape == (30, 5)
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"k": 0}, "k=0: must be an integer between 1 and 30"),
-        ({"k": 31}, "k=31: must be an integer between 1 and 30"),
-        ({"k": 2.0}, r"k=2\.0: must be an integer between 1 and 30"),
+        ({"k": 0}, "k=0: must be an integer of 1 or more"),
+        ({"k": 2.0}, r"k=2\.0: must be an integer of 1 or more"),
         ({"batch_size": 0}, "batch_size=0: must be an integer of 1 or more"),
         ({"batch_size": 2.5}, r"batch_size=2\.5: must be an integer of 1 or more"),
     ],
@@ -95,7 +100,7 @@ def test_a_projection_of_the_corpus_changes_no_score(blocks):
     for weight in scorer.network.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     index = Reranker(Stack(scorer, np.eye(5, 24, dtype=np.float16)), {}, torch.device("cpu")).index(rows)
-    bare = dataclasses.replace(index, projected=None)
+    bare = dataclasses.replace(index, store=unprojected(index.store))
     np.testing.assert_allclose(index.search(rows[:4]).scores, bare.search(rows[:4]).scores, rtol=1e-4, atol=1e-5)
 
 

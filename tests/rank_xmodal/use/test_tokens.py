@@ -59,11 +59,11 @@ def test_a_search_scores_as_an_evaluation_does(with_tokens, direction):
         with_tokens.candidates(direction)[rows], ids=rows, tokens=found.select(torch.from_numpy(rows))
     )  # fmt: skip
     words = asking.select(torch.from_numpy(queries))
-    hits = index.search(with_tokens.queries(direction)[queries], k=50, tokens=words)
+    hits = index.search(with_tokens.queries(direction)[queries], k=50, depth=50, tokens=words)
     np.testing.assert_allclose(hits.scores, expected, rtol=1e-4, atol=1e-5)
     assert (hits.ids == np.take_along_axis(gallery.lists.candidates, order, 1)).mean() > 0.99
     np.testing.assert_array_equal(rows[hits.rows], hits.ids)
-    one_by_one = index.search(with_tokens.queries(direction)[queries], k=50, batch_size=1, tokens=words)
+    one_by_one = index.search(with_tokens.queries(direction)[queries], k=50, depth=50, batch_size=1, tokens=words)
     np.testing.assert_allclose(one_by_one.scores, hits.scores, rtol=1e-4, atol=1e-5)
 
 
