@@ -243,7 +243,7 @@ def write(
         if store == "lance":
             from rank_xmodal.use.lance_store import LanceStore
 
-            LanceStore.write(part, space, space is stack.space, parts)
+            LanceStore.write(part, space, space is stack.space, parts, stack.bank)
             write_json(part / MANIFEST, told)
         else:
             folder = Folder(part, space is stack.space)
@@ -275,7 +275,7 @@ def read(path: Path, verify: bool) -> tuple[Stack, dict[str, Any], Store, Space 
     if told["store"] == "lance":
         from rank_xmodal.use.lance_store import LanceStore
 
-        return stack, facts, LanceStore.open(path, space, space is stack.space), space
+        return stack, facts, LanceStore(path, space, space is stack.space), space
     folder = Folder(path, space is stack.space, told)
     try:
         if verify:

@@ -113,8 +113,10 @@ def item_table(ids: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[
     """
     columns: dict[str, Any] = {"id": ids}
     for name, values in (metadata or {}).items():
-        if name in ("id", "row", "_distance") or not name.isidentifier():
-            raise ValueError(f"metadata column {name!r}: must be a word other than id, row and _distance. Rename it.")
+        if name == "id" or name.startswith(("_", "rx_")) or not name.isidentifier():
+            raise ValueError(
+                f"metadata column {name!r}: must be a word, not id, and not begin with _ or rx_. Rename it."
+            )
         if len(values) != len(ids):
             raise ValueError(f"metadata column {name!r}: {len(values)} values for {len(ids)} candidates.")
         columns[name] = values
