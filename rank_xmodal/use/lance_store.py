@@ -90,8 +90,10 @@ class LanceStore:
                 count += len(items)
             write_json(folder / _FACTS, {"tables": kinds, "rows": count, "probes": None, "recall": 1.0})
             store = cls(folder, space, same_space)
+            from lancedb.index import BTree
+
             for column in ("id", _ROW):
-                store._table.create_scalar_index(column, replace=True)
+                store._table.create_index(column, config=BTree(), replace=True)
             if count >= _LARGE:
                 store._approximate(bank)
 
