@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import rank_xmodal
-from experiments.cli import checks, data, index, runs, studies, use
+from experiments.cli import checks, data, hub, index, runs, shell, studies, use
 from experiments.cli.terminal import echo
 from rank_xmodal.errors import UserError
 
@@ -33,7 +33,7 @@ def cli() -> None:
 _OURS = Path(rank_xmodal.__file__).parent
 _format_warning = warnings.formatwarning
 
-for module in (data, runs, index, use, studies, checks):
+for module in (data, runs, index, use, studies, checks, hub, shell):
     for command in module.COMMANDS:
         cli.add_command(command)
 

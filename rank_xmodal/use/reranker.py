@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from rank_xmodal.use.encoding import Encoder, Sides, is_content
 from rank_xmodal.use.exact_store import ExactStore
 from rank_xmodal.use.given import as_array, checked_content, checked_ids, checked_tokens, differing, kind_of
 from rank_xmodal.use.hits import Hits
+from rank_xmodal.use.hub import fetched, is_repository, push
 from rank_xmodal.use.index import Index
 from rank_xmodal.use.prepared import checked_candidates, prepare
 from rank_xmodal.use.store import item_table
@@ -49,25 +51,64 @@ class Reranker:
         self.stack, self.facts, self.device = stack.to(device), facts, device
         self.calibration = Calibration.of(facts)
         self.sides = Sides(facts, device.type, encoder)
+        self.card = ""  # the run's README.md
 
     @classmethod
-    def from_pretrained(cls, path: Path | str, device: str = "auto", *, encoder: Encoder | None = None) -> Reranker:
-        """Load a run's folder.
+    def from_pretrained(
+        cls,
+        path: Path | str,
+        device: str = "auto",
+        *,
+        encoder: Encoder | None = None,
+        revision: str | None = None,
+    ) -> Reranker:
+        """Load a run's folder, or a ranker of the Hugging Face Hub.
 
         Parameters
         ----------
-        path : Path
+        path : Path, or str
+            The folder; or, where there is no such folder, "user/name" of a repository.
         device : str
         encoder : Encoder or None
             What makes embeddings of captions and images, where these are given; by default the frozen one of the
             training is loaded when it is first needed.
+        revision : str or None
+            Of a repository: a branch, tag or commit; the newest if None.
 
         Raises
         ------
         UserError
-            If it holds no whole ranker.
+            If it holds no whole ranker, or can't be fetched.
         """
-        return cls(*load(path), pick_device(device), encoder)
+        folder = Path(path)
+        if isinstance(path, str) and is_repository(path):
+            folder = fetched(path, revision)
+        found = cls(*load(folder), pick_device(device), encoder)
+        with suppress(OSError, UnicodeDecodeError):
+            found.card = (folder / "README.md").read_text(encoding="utf-8")
+        return found
+
+    def push_to_hub(self, name: str, *, licence: str = "mit", private: bool = False, token: str | None = None) -> str:
+        """Upload the ranker with its query bank and card to the Hugging Face Hub, and return where it is.
+
+        The query bank holds embeddings of training queries: whoever may read the repository has these.
+
+        Parameters
+        ----------
+        name : str
+            "user/name".
+        licence : str
+            As the Hub calls it.
+        private : bool
+        token : str or None
+            By default that of `hf auth login`.
+
+        Raises
+        ------
+        UserError
+            If the name or the licence is none, or the upload fails.
+        """
+        return push(name, self.stack, self.facts, self.card, licence=licence, private=private, token=token)
 
     def __repr__(self) -> str:
         told = self.facts.get("encoder") or {}
