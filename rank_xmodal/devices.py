@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 from rank_xmodal.errors import UserError
 
@@ -64,3 +66,14 @@ def check_memory(needed: int, device: torch.device, where: str) -> None:
     if needed > total:
         size, there = (f"{count / 2**30:,.3g} GiB" for count in (needed, total))
         raise UserError(f"{where} takes at least {size} of memory; {device} has {there}.")
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()  # takes a millisecond to find them
+
+
+def alone() -> None:
+    """Let what this thread multiplies run in it alone, where others do as much beside it. OpenMP counts by thread."""
+    torch.get_num_threads()  # which sets them when a thread first asks
+    _libraries().limit(limits=1, user_api="openmp")

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from rank_xmodal.retrieval.few import MOST, close_to_few
+
 _QUERIES = 8_192  # answered together: what is found for them is kept meanwhile
 _CHUNK = 32_768  # candidates rounded at a time
 _HEIGHT = 512  # queries and
@@ -60,10 +62,13 @@ def top_candidates(
         raise ValueError(f"k={k}: must be between 1 and {m}, the number of candidates.")
     device = torch.device(device)
     rows, cosine = np.empty((n, k), dtype=np.int64), np.empty((n, k), dtype=np.float32)
+    ways: list[torch.dtype | None] = [*precisions(device)]
+    if n <= MOST and device.type == "cpu" and max(queries.dtype.itemsize, candidates.dtype.itemsize) <= 4:
+        ways.insert(0, None)
     for start in range(0, n, _QUERIES):
         part = slice(start, start + _QUERIES)
         try:
-            rows[part], cosine[part] = _top(queries[part], candidates, k, precisions(device), device, block_bytes)
+            rows[part], cosine[part] = _top(queries[part], candidates, k, ways, device, block_bytes)
         except FloatingPointError:
             raise ValueError(_broken(queries, candidates)) from None
     return rows, cosine
@@ -103,15 +108,21 @@ def _top(
     queries: np.ndarray,
     candidates: np.ndarray,
     k: int,
-    precisions: list[torch.dtype],
+    precisions: list[torch.dtype | None],
     device: torch.device,
     block_bytes: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the top k; queries with too many close candidates at one precision are asked again at the next."""
+    """Return the top k; queries with too many close candidates at one precision are asked again at the next.
+
+    None stands for the way of a few queries.
+    """
     if not precisions:
         rows, cosine = zip(*(_slowly(query, candidates, k) for query in queries), strict=True)
         return np.stack(rows), np.stack(cosine)
-    query, row, crowded = _close(queries, candidates, k, precisions[0], device, block_bytes)
+    if precisions[0] is None:
+        query, row, crowded = close_to_few(queries, candidates, k)
+    else:
+        query, row, crowded = _close(queries, candidates, k, precisions[0], device, block_bytes)
     keys = _keys(_exact(queries, candidates, query, row), row)
     count = np.bincount(query, minlength=len(queries))
     table = np.full((len(queries), max(k, count.max())), np.iinfo(np.int64).max)

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 
+from rank_xmodal.devices import alone
 from rank_xmodal.errors import UserError
 
 MOST_BITS = 4_096
@@ -87,7 +87,7 @@ def top_codes(queries: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarra
     finder = _Products if n > _FEW and _multiplies() else _Counts
     height = max(1, min(finder.height, _KEYS // max(_FIRST, 2 * k)))
     rows, distances = np.empty((n, k), dtype=np.int64), np.empty((n, k), dtype=np.int32)
-    with ThreadPoolExecutor(threads, initializer=_alone) as pool:
+    with ThreadPoolExecutor(threads, initializer=alone) as pool:
         each = pool.map if threads > 1 else map  # one thread need not be started
         for start in range(0, n, height):
             asked = queries[start : start + height]
@@ -276,14 +276,3 @@ def _multiplies() -> bool:
     """Return whether the processor multiplies bytes much faster than it counts bits."""
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # old versions cannot tell
     return bool(able.get("avx512_vnni", False)) and hasattr(torch, "_int_mm")
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()  # takes a millisecond to find them
-
-
-def _alone() -> None:
-    """Let what this thread multiplies run in it alone: the others have codes of their own. OpenMP counts by thread."""
-    torch.get_num_threads()  # which sets them when a thread first asks
-    _libraries().limit(limits=1, user_api="openmp")

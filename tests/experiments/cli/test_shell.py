@@ -32,9 +32,9 @@ def test_a_ranker_is_pushed(run, two_kinds, capsys, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub.HfApi, "upload_folder", lambda self, *, folder_path, **_: pushed.append(os.listdir(folder_path))
     )
-    run("push", two_kinds / "cca-t2i", "anna/cca", "--private", "--licence", "apache-2.0")
+    run("push", two_kinds[0] / "cca-t2i", "anna/cca", "--private", "--licence", "apache-2.0")
     assert capsys.readouterr().out == "https://huggingface.co/anna/cca\n"
     assert pushed[0] == ("anna/cca", {"private": True, "exist_ok": True})
     assert "model.safetensors" in pushed[1]
-    run("push", two_kinds / "cca-t2i", "anna", code=2)
+    run("push", two_kinds[0] / "cca-t2i", "anna", code=2)
     assert "is no name of a repository" in capsys.readouterr().err

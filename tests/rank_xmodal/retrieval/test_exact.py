@@ -5,14 +5,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rank_xmodal.retrieval import exact as topk
+from rank_xmodal.retrieval import few
 from rank_xmodal.retrieval.exact import exact_cosine, top_candidates
 
 PRECISIONS = topk.precisions(torch.device("cpu"))
 
 
-@pytest.fixture(params=[PRECISIONS[i:] for i in range(len(PRECISIONS))], ids=lambda p: str(p[0]).split(".")[1])
+@pytest.fixture(
+    params=[[None, *PRECISIONS], *(PRECISIONS[i:] for i in range(len(PRECISIONS)))],
+    ids=lambda p: str(p[0]).removeprefix("torch."),
+)
 def precisions(request, monkeypatch):
-    monkeypatch.setattr(topk, "precisions", lambda device: request.param)
+    """Let all queries take the same way, beginning with that of a few (None) or with a precision; return the latter."""
+    known = [precision for precision in request.param if precision is not None]
+    monkeypatch.setattr(topk, "MOST", 10_000 if known != request.param else 0)
+    monkeypatch.setattr(topk, "precisions", lambda device: known)
     return request.param
 
 
@@ -75,6 +82,8 @@ def test_block_chunk_tile_and_threads_change_nothing(block_bytes, chunk, tile, p
     monkeypatch.setattr(topk, "_TILE", tile)
     monkeypatch.setattr(topk, "_QUERIES", 17)
     monkeypatch.setattr(topk, "_EXACT", 900)
+    for name, value in (("_CHUNK", 2 * chunk), ("_BLOCK", chunk // 3), ("_SHARD", 500)):
+        monkeypatch.setattr(few, name, value)
     expected = brute_force(queries, candidates, 51)
     before = torch.get_num_threads()
     try:
@@ -113,7 +122,7 @@ def test_too_many_near_ties_are_asked_again_and_at_last_the_slow_way(copies, slo
     monkeypatch.setattr(topk, "_close", lambda *a: asked.append(a[3]) or close(*a))
     assert_same(top_candidates(queries, candidates, 10), brute_force(queries, candidates, 10))
     assert len(taken) == slow
-    assert asked == (precisions if slow else precisions[:1])
+    assert asked == [way for way in (precisions if slow else precisions[:1]) if way is not None]
 
 
 @pytest.mark.parametrize("chunk", [640, 32_768])

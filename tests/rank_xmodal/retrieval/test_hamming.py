@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rank_xmodal import devices
 from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval import hamming, hamming_retriever
 from rank_xmodal.retrieval.exact import top_candidates
@@ -161,7 +162,7 @@ def test_no_query_is_no_answer():
 
 
 def test_a_thread_of_the_search_multiplies_alone(shards):
-    with ThreadPoolExecutor(1) as plain, ThreadPoolExecutor(1, initializer=hamming._alone) as alone:
+    with ThreadPoolExecutor(1) as plain, ThreadPoolExecutor(1, initializer=devices.alone) as alone:
         assert [pool.submit(torch.get_num_threads).result() for pool in (plain, alone)] == [3, 1]
     assert torch.get_num_threads() == 3
 
