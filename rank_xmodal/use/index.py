@@ -319,12 +319,12 @@ class Index:
             stop = start + len(found.rows)
             cosine, base = first_scores(self.stack, self.space, asked[start:stop], found)
             scores = scored(self.stack, self.device, asked[start:stop], start, found, base, local, look)
-            done.append((found.rows, cosine, scores))
+            done.append((found.rows, cosine, scores, self._ids(found)))
             start = stop
         if not done:
             none = np.empty((0, k), dtype=np.float32)
             return Hits(np.empty((0, k), dtype=object), np.empty((0, k), dtype=np.int64), none, none)
-        rows, cosine = (np.concatenate([part[place] for part in done]) for place in (0, 1))
+        rows, cosine, ids = (np.concatenate([part[place] for part in done]) for place in (0, 1, 3))
         scores = torch.cat([part[2] for part in done])
         order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
         calibration = self.calibration
@@ -332,18 +332,20 @@ class Index:
         chosen = np.take_along_axis(scores.numpy(), order, 1)
         probability = None if calibration is None else calibration.probability(scores, scores > -torch.inf).numpy()
         return Hits(
-            self._names(best),
+            np.take_along_axis(ids, order, 1),
             best,
             chosen,
             np.take_along_axis(cosine, order, 1),
             None if probability is None else np.take_along_axis(probability, order, 1),
         )
 
-    def _names(self, rows: np.ndarray) -> np.ndarray:
-        """Return the ids of rows (Q, k); None where there is no candidate."""
-        known, place = np.unique(rows, return_inverse=True)
-        gap = len(known) > 0 and known[0] < 0
-        names = self.store.columns(known[int(gap) :], ["id"])["id"].to_numpy()
-        if gap:
-            names = np.concatenate([np.array([None], dtype=object), names.astype(object)])
-        return names[place.reshape(rows.shape)]
+    def _ids(self, found: Found) -> np.ndarray:
+        """Return the ids (Q, L) of what was found; None where there is no candidate."""
+        names = found.ids
+        if names is None:
+            rows = np.zeros(len(found.part), dtype=np.int64)
+            rows[found.place[found.place >= 0]] = found.rows[found.place >= 0]
+            names = self.store.columns(rows, ["id"])["id"].to_numpy()
+        if (found.place < 0).any():  # the last, which -1 names
+            names = np.concatenate([names.astype(object), np.array([None], dtype=object)])
+        return names[found.place]

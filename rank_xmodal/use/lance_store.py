@@ -53,7 +53,6 @@ class LanceStore:
         self.folder, self.space, self.same_space = folder, space, same_space
         self.facts: dict[str, Any] = read_json(folder / _FACTS)
         self._table: Any = _database(folder).open_table(_TABLE)
-        self._retriever = retriever_of(space)
 
     @classmethod
     def write(
@@ -113,7 +112,7 @@ class LanceStore:
             recall = float(np.mean([len(a & b) / max(1, len(a)) for a, b in zip(exact, found, strict=True)]))
             if recall >= RECALL or probes >= parts:
                 break
-            probes = min(parts, 2 * probes)
+            probes = min(parts, probes + max(1, probes // 2))
         self.facts = {**self.facts, "probes": probes, "parts": parts, "recall": recall}
         write_json(self.folder / _FACTS, self.facts)
 
@@ -155,21 +154,23 @@ class LanceStore:
             ]
             length = max(len(table) for table in found)
             lengths = np.array([len(table) for table in found])
-            part = self._prepared(pa.concat_tables(found))
+            table = pa.concat_tables(found)
             place = np.full((len(found), length), -1, dtype=np.int64)
             place[np.arange(length) < lengths[:, None]] = np.arange(lengths.sum())
-            rows = pa.concat_tables(found)[_ROW].to_numpy()
-            yield self._ordered(asked[start : start + height], part, place, rows)
+            yield self._ordered(asked[start : start + height], table, place)
 
-    def _ordered(self, asked: np.ndarray, part: Prepared, place: np.ndarray, rows: np.ndarray) -> Found:
+    def _ordered(self, asked: np.ndarray, table: pa.Table, place: np.ndarray) -> Found:
         """Return what was found by the exact score, ties by row: the table's own is rounded."""
+        part, rows = self._prepared(table), table[_ROW].to_numpy()
         kept = part.embeddings if part.first is None else part.first
-        scores = self._retriever.over(kept).pairs(asked, place) if len(part) else np.zeros(place.shape, np.float32)
+        scores = (
+            retriever_of(self.space).over(kept).pairs(asked, place) if len(part) else np.zeros(place.shape, np.float32)
+        )
         scores = np.where(place < 0, -np.inf, scores).astype(np.float32)
         own = np.where(place < 0, -1, rows[np.maximum(place, 0)] if len(rows) else -1)
         order = np.lexsort((np.where(own < 0, np.iinfo(np.int64).max, own), -scores), axis=1)
         taken = [np.take_along_axis(table, order, 1) for table in (own, scores, place)]
-        return Found(taken[0], taken[1], part, taken[2])
+        return Found(taken[0], taken[1], part, taken[2], table["id"].to_numpy())
 
     def fetch(self, rows: np.ndarray, height: int) -> Iterator[Found]:
         """See `Store`.
@@ -183,9 +184,9 @@ class LanceStore:
             some = rows[start : start + height]
             known = np.unique(some)
             known = known[known != -1]
-            found = self._of_rows(known, [_OWN + name for name in self.facts["tables"] if self._width(name)])
+            found = self._of_rows(known, ["id", *(_OWN + name for name in self.facts["tables"] if self._width(name))])
             place = np.where(some < 0, -1, np.searchsorted(known, np.maximum(some, 0)))
-            yield Found(some, None, self._prepared(found), place)
+            yield Found(some, None, self._prepared(found), place, found["id"].to_numpy())
 
     def _of_rows(self, rows: np.ndarray, columns: list[str]) -> pa.Table:
         """Return columns of rows (n,), ascending and each once, in this order.

@@ -30,12 +30,15 @@ class Found:
         Those that occur.
     place : ndarray (Q, L), int64
         Which of the U stands where; -1 where there is none.
+    ids : ndarray (U,) or None
+        What they are called, where the store read that along.
     """
 
     rows: np.ndarray
     scores: np.ndarray | None
     part: Prepared
     place: np.ndarray
+    ids: np.ndarray | None = None
 
 
 class Store(Protocol):
@@ -99,8 +102,15 @@ def joined(parts: list[Found]) -> Found:
         places.append(np.where(found.place < 0, -1, found.place + offset))
         whole_part, offset = whole_part.joined(found.part), offset + len(found.part)
     scores = [found.scores for found in parts if found.scores is not None]
+    ids = [found.ids for found in parts if found.ids is not None]
     rows = np.concatenate([found.rows for found in parts])
-    return Found(rows, np.concatenate(scores) if scores else None, whole_part, np.concatenate(places))
+    return Found(
+        rows,
+        np.concatenate(scores) if scores else None,
+        whole_part,
+        np.concatenate(places),
+        np.concatenate(ids) if ids else None,
+    )
 
 
 def item_table(ids: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[Any]] | None) -> pa.Table:
