@@ -5,45 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from data_prep.broken import Broken
 from data_prep.datasets.corpus import Corpus
+from data_prep.embed_images import encode_images
 from data_prep.encoder import Encoder
-from data_prep.images import check_header, files_digest
+from data_prep.image_root import moved, stored_paths
 from data_prep.partial import Partial, Side
-from data_prep.progress import progress_bar
+from data_prep.progress import StageTimes, progress_bar
 from data_prep.replace import check_replaceable
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_json, recover
-
-_AHEAD = 3  # batches of pixels in memory at a time, beside the one being encoded
-
-
-@dataclass
-class StageTimes:
-    """Where the time of a stage went, in seconds; the largest is what limits the run."""
-
-    label: str
-    items: int = 0
-    read: float = 0.0
-    compute: float = 0.0
-    write: float = 0.0
-
-    def __str__(self) -> str:
-        total = self.read + self.compute + self.write
-        return (
-            f"{self.label}: {self.items:,} encoded in {total:.1f} s ({self.items / max(total, 1e-9):,.0f}/s): "
-            f"waiting for files {self.read:.1f} s, model {self.compute:.1f} s, writing {self.write:.1f} s"
-        )
 
 
 def embed(
@@ -54,6 +32,7 @@ def embed(
     batch_size: int = 64,
     workers: int | None = None,
     overwrite: bool = False,
+    skip_broken: bool = False,
     name: str | None = None,
     progress: bool = True,
     say: Callable[[str], None] = print,
@@ -75,6 +54,9 @@ def embed(
         Threads that read images; the number of cores, at most 8, if not given.
     overwrite : bool
         Replace another embedding set at `out`.
+    skip_broken : bool
+        Leave out images whose files are missing, damaged or no images, and the captions that describe no other, and say
+        which. The set is that of the corpus without them.
     name : str, optional
         What tables call the set; the folder's name if not given.
     progress : bool
@@ -85,8 +67,8 @@ def embed(
     Raises
     ------
     UserError
-        If an image is missing, cut short or no image, an embedding isn't finite, the disk is full, `out` holds
-        something else, or another process is at it.
+        If an image is missing, cut short or no image and may not be left out, or all are, an embedding isn't finite,
+        the disk is full, `out` holds something else, or another process is at it.
     """
     out = Path(out)
     if batch_size < 1:
@@ -96,45 +78,52 @@ def embed(
     workers = workers or min(8, os.cpu_count() or 1)
     _check_corpus(corpus)
     paths = corpus.paths()
-    sizes, image_keys = _image_keys(corpus, paths)
-    set_key = _set_key(corpus, encoder, sizes)
+    broken = Broken(corpus, paths, skip_broken)
+    sizes, image_keys = _image_keys(paths, broken)
+    asked = _set_key(corpus, encoder, sizes)
     recover(out.resolve().parent)
     partial = Partial(out, encoder.identity, encoder.dim, say)
-    finished = _finished(out, set_key)
+    finished = _finished(out, asked, skip_broken)
     if finished is not None and not overwrite:
-        say(f"{out}: already holds these embeddings; nothing to do")
+        skipped = finished.meta.get("skipped")
+        without = f" (without {skipped.get('images')} broken images)" if isinstance(skipped, dict) else ""
+        say(f"{out}: already holds these embeddings{without}; nothing to do")
         partial.discard()
-        return finished
+        return moved(finished, corpus, say)
     check_replaceable(out, overwrite)
-    text_keys = [_digest("text", text) for text in corpus.texts["text"]]
     with partial:
         check_replaceable(out, overwrite)  # another process may have finished meanwhile
         images, texts = partial.open("image"), partial.open("text")
-        times = [
-            _encode_images(corpus, paths, image_keys, encoder, images, batch_size, workers, progress, say),
-            _encode_texts(corpus, text_keys, encoder, texts, batch_size, progress, say),
-        ]
+        times = [encode_images(paths, image_keys, encoder, images, broken, batch_size, workers, progress, say)]
+        rest = broken.rest()
+        text_keys = [_digest("text", text) for text in rest.texts["text"]]
+        times.append(_encode_texts(rest, text_keys, encoder, texts, batch_size, progress, say))
         start = time.monotonic()
-        table = corpus.images.assign(path=[str(path.resolve()) for path in paths])
+        kept = [row for row in range(len(paths)) if row not in broken.why]
+        table, places = stored_paths(rest, out)
         meta: dict[str, Any] = {
             "name": name or out.name,
             **encoder.identity,
             "dataset": corpus.name,
-            "embed_key": set_key,
-            "image_files": {split: files_digest(rows["path"]) for split, rows in table.groupby("split")},
+            "embed_key": _set_key(rest, encoder, [sizes[row] for row in kept]),
+            **places,
             **({"weights_file": encoder.weights_file} if encoder.weights_file else {}),
         }
+        lost = len(corpus.texts) - len(rest.texts)
+        if broken.why:
+            meta["skipped"] = {"images": len(broken.why), "captions": lost, "of": asked}
         written = EmbeddingSet(
-            images.gather(image_keys, partial.folder / "image.ordered"),
+            images.gather([image_keys[row] for row in kept], partial.folder / "image.ordered"),
             texts.gather(text_keys, partial.folder / "text.ordered"),
             table,
-            corpus.texts,
-            corpus.relevance,
+            rest.texts,
+            rest.relevance,
             meta,
         ).write(out)
         partial.remove()
-    for stage in times:
+    for stage in times[: None if len(rest.texts) else 1]:
         say(str(stage))
+    broken.tell(say, lost)
     say(
         f"{out}: {len(written.images):,} images and {len(written.texts):,} captions, {written.dim} wide "
         f"(checked and written in {time.monotonic() - start:.1f} s)"
@@ -146,7 +135,7 @@ def _check_corpus(corpus: Corpus) -> None:
     """Find now what the embedding set would refuse after hours of encoding."""
     for side, table in (("image", corpus.images), ("text", corpus.texts)):
         ids = table[f"{side}_id"].astype(str)
-        if not len(ids):
+        if not len(ids) and (side == "image" or len(corpus.relevance)):  # images alone are a corpus to search in
             raise UserError(f"{corpus.name}: there are no {side}s.")
         if ids.duplicated().any():
             raise UserError(
@@ -158,12 +147,16 @@ def _check_corpus(corpus: Corpus) -> None:
         raise UserError(f"{corpus.name}: text {name!r} (row {empty[0]}) is an empty caption. Write one or delete it.")
 
 
-def _finished(out: Path, set_key: str) -> EmbeddingSet | None:
+def _finished(out: Path, asked: str, skip_broken: bool) -> EmbeddingSet | None:
     try:
         meta = read_json(out / "meta.json")
     except (UserError, OSError):
         return None
-    if not isinstance(meta, dict) or meta.get("embed_key") != set_key:
+    if not isinstance(meta, dict):
+        return None
+    skipped = meta.get("skipped")
+    left_out = skip_broken and isinstance(skipped, dict) and skipped.get("of") == asked
+    if meta.get("embed_key") != asked and not left_out:
         return None
     try:
         return EmbeddingSet.open(out)
@@ -171,32 +164,31 @@ def _finished(out: Path, set_key: str) -> EmbeddingSet | None:
         raise UserError(f"{error} Run again with --overwrite.") from error
 
 
-def _image_keys(corpus: Corpus, paths: Sequence[Path]) -> tuple[list[int], list[bytes]]:
-    """Return each image's size and key; a file that changed gets another key."""
-    sizes, keys, bad = [], [], []
+def _image_keys(paths: Sequence[Path], broken: Broken) -> tuple[list[int], dict[int, bytes]]:
+    """Return each image's size (-1 if it is missing), and the key of each that isn't empty; a changed file has another.
+
+    Raises
+    ------
+    UserError
+        If files are missing or empty and may not be left out.
+    """
+    sizes: list[int] = []
+    keys: dict[int, bytes] = {}
+    bad: dict[int, str] = {}
     for row, path in enumerate(paths):
         try:
             facts = path.stat()
-        except OSError:
-            bad.append((row, "is missing"))
+        except (OSError, ValueError):  # a name that is too long, links in a circle
+            bad[row] = "is missing"
+            sizes.append(-1)
             continue
-        if not facts.st_size:
-            bad.append((row, "is an empty file"))
         sizes.append(facts.st_size)
-        keys.append(_digest("image", str(path.absolute()), str(facts.st_size), str(facts.st_mtime_ns)))
-    if bad:
-        _broken(corpus, paths, bad)
+        if facts.st_size:
+            keys[row] = _digest("image", str(path.absolute()), str(facts.st_size), str(facts.st_mtime_ns))
+        else:
+            bad[row] = "is an empty file"
+    broken.found(bad)
     return sizes, keys
-
-
-def _broken(corpus: Corpus, paths: Sequence[Path], bad: Sequence[tuple[int, str]]) -> None:
-    ids = corpus.images["image_id"]
-    listed = "\n".join(f"  {paths[row]} (image_id {ids.iloc[row]!r}) {why}" for row, why in bad[:5])
-    more = f"\n  ... and {len(bad) - 5:,} more" if len(bad) > 5 else ""
-    raise UserError(
-        f"{corpus.name}: {len(bad):,} image file(s) can't be used. Bring them again or delete their rows.\n"
-        f"{listed}{more}"
-    )
 
 
 def _digest(*parts: str) -> bytes:
@@ -225,76 +217,6 @@ def _todo(keys: Sequence[bytes], side: Side) -> list[int]:
 def _batches(rows: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(rows), size):
         yield list(rows[start : start + size])
-
-
-def _encode_images(
-    corpus: Corpus,
-    paths: Sequence[Path],
-    keys: Sequence[bytes],
-    encoder: Encoder,
-    side: Side,
-    batch_size: int,
-    workers: int,
-    progress: bool,
-    say: Callable[[str], None],
-) -> StageTimes:
-    times = StageTimes("images")
-    todo = _todo(keys, side)
-    if len(todo) < len(set(keys)):
-        say(f"images: {len(set(keys)) - len(todo):,} of {len(set(keys)):,} were encoded before; going on")
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="read-image")
-    try:
-        start = time.monotonic()
-        # A text file named .jpg is found now, and not after hours.
-        heads = pool.map(lambda row: _header_error(paths[row]), todo, chunksize=1)
-        bad = [(row, why) for row, why in zip(todo, heads, strict=True) if why]
-        if bad:
-            _broken(corpus, paths, bad)
-        times.read += time.monotonic() - start
-
-        waiting: deque[tuple[list[int], list[Future[torch.Tensor]]]] = deque()
-        batches = _batches(todo, batch_size)
-        with progress_bar("images", len(set(keys)), len(set(keys)) - len(todo), say, progress) as advance:
-            while True:
-                for batch in batches:
-                    waiting.append((batch, [pool.submit(encoder.load_image, paths[row]) for row in batch]))
-                    if len(waiting) >= _AHEAD:
-                        break
-                if not waiting:
-                    break
-                batch, futures = waiting.popleft()
-                start = time.monotonic()
-                pixels = torch.stack([_result(f, corpus, row) for f, row in zip(futures, batch, strict=True)])
-                read = time.monotonic()
-                rows = encoder.encode_pixels(pixels, [str(paths[row]) for row in batch])
-                computed = time.monotonic()
-                side.append([keys[row] for row in batch], rows)
-                times.items += len(batch)
-                times.read += read - start
-                times.compute += computed - read
-                times.write += time.monotonic() - computed
-                advance(len(batch))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return times
-
-
-def _header_error(path: Path) -> str:
-    try:
-        check_header(path)
-    except UserError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return ""
-
-
-def _result(future: Future[torch.Tensor], corpus: Corpus, row: int) -> torch.Tensor:
-    try:
-        return future.result()
-    except UserError as error:
-        image = corpus.images["image_id"].iloc[row]
-        raise UserError(
-            f"{error} (image_id {image!r}, row {row} of the images.) What was encoded before is kept."
-        ) from error
 
 
 def _encode_texts(

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from data_prep.datasets.corpus import Corpus
@@ -52,7 +53,9 @@ def embed_tokens(
         say(f"{data.root}: already holds these tokens; nothing to do")
         work.discard()
         return data
-    if len(corpus.images) != len(data.images) or corpus.texts["text"].tolist() != data.texts["text"].tolist():
+    inside = set(data.images["image_id"])  # without those that were broken
+    corpus = corpus.without([row for row, name in enumerate(corpus.images["image_id"]) if name not in inside])
+    if not (_same(corpus.images, data.images, "image_id") and _same(corpus.texts, data.texts, "text")):
         raise UserError(f"{data.root}: is not the set of {corpus.name}. Embed that first.")
     texts, cells = data.texts["text"].tolist(), int(np.prod(facts["grid"]))
     words = local.count_words(texts)
@@ -84,8 +87,8 @@ def embed_tokens(
                     part = slice(start, min(start + _SHARD, count))
                     _shard(place / f"{side}-{start:09d}.safetensors", encode, part, own, batch_size, f"{root}, {side}")
                     advance(part.stop - part.start)
-        counts = np.concatenate([one["counts"].numpy() for one in _shards(place, "text")])
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        counts = [count for one in _shards(place, "text") for count in one["counts"].tolist()]
+        offsets = np.cumsum([0, *counts], dtype=np.int64)
         written = write_tokens(
             data,
             (one["parts"].numpy().reshape(-1, cells, local.image_width) for one in _shards(place, "image")),
@@ -94,6 +97,10 @@ def embed_tokens(
         )  # fmt: skip
         work.remove()
     return written
+
+
+def _same(one: pd.DataFrame, other: pd.DataFrame, column: str) -> bool:
+    return one[column].tolist() == other[column].tolist()
 
 
 def _shard(

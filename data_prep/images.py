@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
 
 from rank_xmodal.errors import UserError
 
+_KINDS = ("jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "tif", "tiff", "avif", "heic", "heif", "hif")
+SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)
+"""What image files are called; a folder without a table of captions is searched for these."""
 MOST_PIXELS = 89_478_485
 """Pixels of an image, Pillow's own threshold of a warning: 20 KB of a file can hold gigabytes of one colour."""
 MOST_OBLONG = 400
@@ -21,7 +25,16 @@ MOST_OBLONG = 400
 # The size is judged here. Said for good, since `catch_warnings` must not be used in threads, and images are read there.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-_REMEDY = "Bring the file again or delete its row."
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands, behind the file's length
+_AVIF = (b"avif", b"avis")
+
+with suppress(ImportError):  # the extra heic
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+REMEDY = "Bring the file again or delete its row."
+"""How the message about a file that can't be used ends."""
 
 
 def read_image(image: Any) -> Image.Image:
@@ -42,7 +55,7 @@ def read_image(image: Any) -> Image.Image:
         except MemoryError:
             raise
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and others
-            raise UserError(f"{image}: the image is cut short or damaged ({error}). {_REMEDY}") from error
+            raise UserError(f"{image}: the image is cut short or damaged ({_said(error)}). {REMEDY}") from error
 
 
 def check_header(path: Path) -> None:
@@ -56,12 +69,21 @@ def check_header(path: Path) -> None:
     _opened(path).close()
 
 
-def files_digest(paths: Iterable[str]) -> str:
-    """Return the SHA-256 of image files' paths and sizes: only who has the files can know it."""
+def files_digest(names: Iterable[str], files: Iterable[str] | None = None) -> str:
+    """Return the SHA-256 of image files' names and sizes: only who has the files can know it.
+
+    Parameters
+    ----------
+    names : iterable of str
+        As a set's `path` column has them.
+    files : iterable of str, optional
+        Where these files are; the names themselves if not given.
+    """
     digest = hashlib.sha256()
-    for path in paths:
+    names = list(names)
+    for path, file in zip(names, names if files is None else files, strict=True):
         try:
-            size = Path(path).stat().st_size
+            size = Path(file).stat().st_size
         except (OSError, ValueError):
             size = -1
         digest.update(f"{path}\x1f{size}\x1e".encode("utf-8", "surrogatepass"))
@@ -72,21 +94,38 @@ def _opened(path: Path) -> Image.Image:
     try:
         opened = Image.open(path)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such image. {_REMEDY}") from error
+        raise UserError(f"{path}: no such image. {REMEDY}") from error
     except UnidentifiedImageError as error:
-        kind = "an empty file" if path.stat().st_size == 0 else "not an image, or of a kind that Pillow can't read"
-        raise UserError(f"{path}: {kind}. {_REMEDY}") from error
+        raise UserError(f"{path}: {_unknown_kind(path)}. {REMEDY}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the warning: as users filter it
         said = str(error).partition(",")[0]
         raise UserError(f"{path}: {said}. Scale the image down or delete its row.") from error
     except Exception as error:  # a damaged header, a folder, no permission
-        raise UserError(f"{path}: can't be opened as an image ({error}). {_REMEDY}") from error
+        raise UserError(f"{path}: can't be opened as an image ({_said(error)}). {REMEDY}") from error
     try:
         _check_opened(path, opened)
     except UserError:
         opened.close()
         raise
     return opened
+
+
+def _unknown_kind(path: Path) -> str:
+    """Say what a file is that Pillow doesn't know; phones name HEIC photos .jpg, too."""
+    with path.open("rb") as handle:
+        start = handle.read(12)
+    if not start:
+        return "an empty file"
+    brand = start[8:] if start[4:8] == b"ftyp" else b""
+    if brand in _HEIF and "HEIF" not in Image.OPEN:
+        return "a HEIC photo, which needs another package (pip install 'rank-xmodal[heic]')"
+    if brand in _AVIF and not features.check("avif"):
+        return "an AVIF image, which needs Pillow 11.3 or newer (pip install --upgrade pillow)"
+    return "not an image, or of a kind that Pillow can't read"
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())  # libheif ends lines
 
 
 def _check_opened(path: Path, opened: Image.Image) -> None:

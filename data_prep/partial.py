@@ -96,6 +96,8 @@ class Side:
         UserError
             If the disk is full.
         """
+        if not keys:  # images without captions; an empty file can't be mapped
+            return np.empty((0, self._dim), dtype=np.float16)
         source = np.memmap(self._rows, dtype=np.float16, mode="r", shape=(self._count, self._dim))
         at = np.array([self._at[key] for key in keys])
         if len(at) == self._count and (at == np.arange(self._count)).all():

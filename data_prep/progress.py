@@ -6,8 +6,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 _EVERY = 10.0  # seconds between two plain lines
+
+
+@dataclass
+class StageTimes:
+    """Where the time of a stage went, in seconds; the largest is what limits the run."""
+
+    label: str
+    items: int = 0
+    read: float = 0.0
+    compute: float = 0.0
+    write: float = 0.0
+
+    def __str__(self) -> str:
+        total = self.read + self.compute + self.write
+        return (
+            f"{self.label}: {self.items:,} encoded in {total:.1f} s ({self.items / max(total, 1e-9):,.0f}/s): "
+            f"waiting for files {self.read:.1f} s, model {self.compute:.1f} s, writing {self.write:.1f} s"
+        )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from data_prep.datasets.folder import load_folder
 from data_prep.datasets.karpathy import load_karpathy
 from data_prep.datasets.mirflickr import load_mirflickr
 from data_prep.datasets.nus_wide import load_nus_wide
+from data_prep.datasets.parquet import load_parquet
 from data_prep.datasets.pascal_sentences import load_pascal_sentences
 from data_prep.datasets.scenes import load_scenes
 from data_prep.datasets.wikipedia import load_wikipedia
@@ -23,6 +24,7 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "flickr30k": partial(load_karpathy, "flickr30k"),
     "coco": partial(load_karpathy, "coco"),
     "folder": load_folder,
+    "parquet": load_parquet,
     "pascal_sentences": load_pascal_sentences,
     "mirflickr": load_mirflickr,
     "nus_wide": load_nus_wide,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+import numpy as np
 import pandas as pd
 
 
@@ -32,6 +33,25 @@ class Corpus:
     def paths(self) -> list[Path]:
         """Return the image files, in the order of `images`."""
         return [self.image_root / path for path in self.images["path"]]  # an absolute path wins over the root
+
+    def without(self, rows: Collection[int]) -> Corpus:
+        """Return the corpus without these images, and without the captions that describe no other."""
+        gone = np.zeros(len(self.images), dtype=bool)
+        gone[list(rows)] = True
+        image, text = self.relevance["image"].to_numpy(), self.relevance["text"].to_numpy()
+        lost = np.zeros(len(self.texts), dtype=bool)
+        lost[text[gone[image]]] = True
+        lost[text[~gone[image]]] = False
+        kept = self.relevance[~gone[image]]
+        row_of_image, row_of_text = np.cumsum(~gone) - 1, np.cumsum(~lost) - 1
+        return replace(
+            self,
+            images=self.images[~gone].reset_index(drop=True),
+            texts=self.texts[~lost].reset_index(drop=True),
+            relevance=kept.assign(image=row_of_image[kept["image"]], text=row_of_text[kept["text"]])
+            .astype(self.relevance.dtypes)
+            .reset_index(drop=True),
+        )
 
     def summary(self) -> str:
         """Return one line of counts."""

@@ -1,4 +1,4 @@
-"""`folder`: your own images and a table of captions."""
+"""`folder`: your own images, with a table of captions or without."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from data_prep.datasets.corpus import Corpus, image_table, leaves, relevance_tab
 from data_prep.datasets.labels import labels_of_images, read_labels
 from data_prep.datasets.splits import random_splits, read_splits, split_of_images
 from data_prep.datasets.tables import Table, read_captions
+from data_prep.datasets.walk import find_images
+from data_prep.images import SUFFIXES
 from rank_xmodal.errors import UserError
 
 
@@ -19,9 +21,12 @@ def load_folder(
     captions: Path | None = None,
     images: Path | None = None,
     seed: int = 0,
+    skip_broken: bool = False,
     say: Callable[[str], None] = print,
 ) -> Corpus:
     """Read a folder of images and its captions table; an image with several captions has several rows.
+
+    Without such a table all images in it and below it become a corpus to search in, in the split test.
 
     Parameters
     ----------
@@ -30,25 +35,30 @@ def load_folder(
     captions : Path, optional
         CSV or Parquet with columns image (file name relative to the image folder), caption, and optionally split
         (train, val, test), caption_id and labels (the item's class, or several as "a|b"). root/captions.csv or
-        root/captions.parquet if not given.
+        root/captions.parquet if not given and there is one.
     images : Path, optional
         The image folder, where it isn't `root`.
     seed : int
         Deals the images out 80/10/10 where there is no split column.
+    skip_broken : bool
+        Images that the table names may be missing: `embed` leaves them out, as it does all that it can't read.
 
     Raises
     ------
     UserError
         If a file, a column or an image is missing, an image leads out of its folder, a caption is empty, a caption_id
         occurs twice, a split is unknown, an image has captions in two of them, or labels are empty or differ between
-        captions of an image.
+        captions of an image. Without a table: if there is no image.
     """
     root = Path(root)
     folder = Path(images) if images else root
     for place in {root, folder}:
         if not place.is_dir():
             raise UserError(f"{place}: no such folder. Name the folder of your images with --root.")
-    table = read_captions(Path(captions) if captions else _find_captions(root), ("image", "caption"))
+    source = Path(captions) if captions else _find_captions(root)
+    if source is None:
+        return _images_alone(root, folder, say)
+    table = read_captions(source, ("image", "caption"))
     table.filled("image")
     table.filled("caption")
     if "caption_id" in table:
@@ -62,7 +72,8 @@ def load_folder(
                 "file's folder there."
             )
     rows = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    _check_files(table, names, folder)
+    if not skip_broken:
+        _check_files(table, names, folder)
     if "split" in table:
         split_of = split_of_images(table, names, read_splits(table))
     else:
@@ -85,14 +96,31 @@ def load_folder(
     )
 
 
-def _find_captions(root: Path) -> Path:
+def _find_captions(root: Path) -> Path | None:
     found = [root / name for name in ("captions.csv", "captions.parquet") if (root / name).is_file()]
-    if len(found) != 1:
-        what = "both captions.csv and captions.parquet" if found else "no captions.csv and no captions.parquet"
-        raise UserError(
-            f"{root}: {what}. Name the table with --captions; its columns are image, caption[, split, labels]."
-        )
-    return found[0]
+    if len(found) > 1:
+        raise UserError(f"{root}: both captions.csv and captions.parquet. Name the table with --captions.")
+    return found[0] if found else None
+
+
+def _images_alone(root: Path, folder: Path, say: Callable[[str], None]) -> Corpus:
+    found = find_images(folder)
+    names = found.images
+    if not names:
+        raise UserError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))}). Name their folder with --root.")
+    say(
+        f"{root}: no captions.csv, so its {len(names):,} images become a corpus to search in, without captions; a "
+        "table of captions elsewhere is named with --captions"
+    )
+    if str(found):
+        say(f"{folder}: {found}")
+    return Corpus(
+        name=root.resolve().name or "folder",
+        images=image_table(names, names, ["test"] * len(names)),
+        texts=text_table([], [], []),
+        relevance=relevance_table([]),
+        image_root=folder,
+    )
 
 
 def _check_files(table: Table, names: list[str], folder: Path) -> None:
@@ -109,5 +137,6 @@ def _check_files(table: Table, names: list[str], folder: Path) -> None:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     more = f" ({len(missing):,} images are missing.)" if len(missing) > 1 else ""
     raise UserError(
-        f"{table.at(row)}: image {missing[0]!r} is not in {folder}.{hint} Bring the file or delete the row.{more}"
+        f"{table.at(row)}: image {missing[0]!r} is not in {folder}.{hint} Bring the file, delete the row, or "
+        f"leave such images out with --skip-broken.{more}"
     )

@@ -25,7 +25,13 @@ _PUT = {"flickr30k": "flickr30k-images", "coco": "train2014 and val2014"}
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
-def load_karpathy(name: str, root: Path, images: Path | None = None, say: Callable[[str], None] = print) -> Corpus:
+def load_karpathy(
+    name: str,
+    root: Path,
+    images: Path | None = None,
+    skip_broken: bool = False,
+    say: Callable[[str], None] = print,
+) -> Corpus:
     """Read dataset_<name>.json and find the image folder; all captions of an image are kept, be they 5, 6 or 7.
 
     Parameters
@@ -35,6 +41,8 @@ def load_karpathy(name: str, root: Path, images: Path | None = None, say: Callab
         Holds the JSON file (or annotations/ does) and the image folder.
     images : Path, optional
         The image folder, where it is none of the usual ones.
+    skip_broken : bool
+        Images may be missing: `embed` leaves them out, as it does all that it can't read.
 
     Raises
     ------
@@ -54,10 +62,11 @@ def load_karpathy(name: str, root: Path, images: Path | None = None, say: Callab
     folder, form = _find_images(name, root, images, names)
     paths = [options[form] for options in names]
     missing = [path for path in paths if not os.path.isfile(folder / path)]  # pathlib raises for names too long
-    if missing:
+    if missing and not skip_broken:
         raise UserError(
             f"{folder}: {len(missing):,} of the {len(paths):,} images that {source.name} lists are not there, the "
-            f"first being {missing[0]}. Unpack {_IMAGES[name]} there again."
+            f"first being {missing[0]}. Unpack {_IMAGES[name]} there again, or leave such images out with "
+            "--skip-broken."
         )
 
     ids: list[str] = []

@@ -12,6 +12,11 @@ from rank_xmodal.errors import UserError
 _NAMES = {"train": "train", "val": "val", "validation": "val", "dev": "val", "valid": "val", "test": "test"}
 
 
+def named_split(name: str) -> str | None:
+    """Return train, val or test for one of their names, "validation" and "dev" among them; None for another."""
+    return _NAMES.get(name.lower())
+
+
 def read_splits(table: Table) -> list[str]:
     """Return the split column as train, val or test ("validation" and "dev" mean val).
 
@@ -22,7 +27,7 @@ def read_splits(table: Table) -> list[str]:
     """
     splits = []
     for row, value in enumerate(table["split"]):
-        split = _NAMES.get(value.lower())
+        split = named_split(value)
         if split is None:
             raise UserError(f"{table.at(row)}: split {value!r} must be train, val (validation, dev) or test.")
         splits.append(split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from rank_xmodal.errors import UserError
 @click.option(
     "--dataset",
     type=click.Choice(
-        ["scenes", "flickr30k", "coco", "folder", "pascal_sentences", "mirflickr", "nus_wide", "wikipedia"]
+        ["scenes", "flickr30k", "coco", "folder", "parquet", "pascal_sentences", "mirflickr", "nus_wide", "wikipedia"]
     ),
     required=True,
 )
-@click.option("--root", type=PATH, required=True, help="The dataset's folder (scenes: made there).")
+@click.option(
+    "--root", type=PATH, required=True, help="The dataset's folder (scenes: made there), or its Parquet file."
+)
 @click.option(
     "--model",
     required=True,
@@ -29,7 +32,9 @@ from rank_xmodal.errors import UserError
 )
 @click.option("--pretrained", required=True, help="A pretrained tag of that model, or a weights file.")
 @click.option("--out", type=PATH, required=True, help="Folder of the embedding set.")
-@click.option("--captions", type=PATH, help="folder: the CSV or Parquet of captions.")
+@click.option(
+    "--captions", type=PATH, help="folder: the CSV or Parquet of captions; without one, a corpus to search in."
+)
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
 @click.option("--batch-size", type=options.count(1), default=64, show_default=True)
 @click.option(
@@ -39,6 +44,10 @@ from rank_xmodal.errors import UserError
 @click.option("--classes", type=options.count(1), help="nus_wide: keep the classes with the most images (10, or 21).")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
 @click.option(
+    "--skip-broken", is_flag=True,
+    help="Leave out images that are missing, damaged or no images, with their captions, and say which.",
+)  # fmt: skip
+@click.option(
     "--tokens", type=click.Choice(["values", "last", "features"]),
     help="Keep words and cells, too: of a ViT's patches the value path of its last block, or its last layer; or both "
     "sides' features before the projection.",
@@ -46,7 +55,8 @@ from rank_xmodal.errors import UserError
 @options.device
 def embed(
     dataset: str, root: Path, model: str, pretrained: str, out: Path, captions: Path | None, name: str | None,
-    batch_size: int, seed: int | None, classes: int | None, overwrite: bool, tokens: Any, device: str,
+    batch_size: int, seed: int | None, classes: int | None, overwrite: bool, skip_broken: bool, tokens: Any,
+    device: str,
 ) -> None:  # fmt: skip
     """Embed a dataset's images and captions with a frozen CLIP. Interrupted, it goes on where it stopped."""
     from data_prep.allocator import keep_blocks
@@ -57,10 +67,17 @@ def embed(
     from data_prep.local import LocalEncoder
 
     keep_blocks()
-    corpus = load(dataset, root, say=say, seed=seed, captions=captions, classes=classes)
+    given: dict[str, Any] = {"seed": seed, "captions": captions, "classes": classes}
+    if skip_broken and dataset in ("folder", "flickr30k", "coco"):  # they look for the files themselves
+        given["skip_broken"] = True
+    if dataset == "parquet":
+        given["images"] = Path(f"{os.path.abspath(out)}.images")
+    corpus = load(dataset, root, say=say, **given)
     encoder = load_encoder(model, pretrained, None if device == "auto" else device, say=say)
     local = LocalEncoder(encoder, tokens) if tokens else None  # which towers it can't take is said before the work
-    made = run(corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, name=name, say=say)
+    made = run(
+        corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, skip_broken=skip_broken, name=name, say=say
+    )
     if local is not None:
         made = embed_tokens(corpus, local, made, batch_size=batch_size, say=say)
     _describe(made)
@@ -90,7 +107,11 @@ def embed(
 )
 @click.option("--classes", type=options.count(1), help="--nus-wide: keep the classes with the most images (10, or 21).")
 @click.option("--val", type=float, default=0.0, help="--mat, --nus-wide: share of train that becomes val.")
-@click.option("--captions", type=PATH, help="C.csv: caption_id,image_id,caption,split[,labels]")
+@click.option("--captions", type=PATH, help="C.csv: caption_id,image_id[,caption][,split][,labels]")
+@click.option(
+    "--model", help="The model that made the arrays, as for embed: then new texts and images can be searched."
+)
+@click.option("--pretrained", help="--model: its tag or weights file.")
 @click.option(
     "--image-tokens", type=PATH, help="cells.npy (images, cells, width): with --text-tokens and --text-offsets."
 )
@@ -102,14 +123,17 @@ def embed(
 def import_(
     images: Path | None, texts: Path | None, unaligned: bool, mat: tuple[Path, ...], variables: tuple[str, ...],
     labels: tuple[Path, ...], nus_wide: Path | None, nus_features: str | None, classes: int | None, val: float,
-    captions: Path | None, image_tokens: Path | None, text_tokens: Path | None, text_offsets: Path | None, out: Path,
-    name: str | None, overwrite: bool,
+    captions: Path | None, model: str | None, pretrained: str | None, image_tokens: Path | None,
+    text_tokens: Path | None, text_offsets: Path | None, out: Path, name: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Take embeddings made elsewhere: .npy files with a CSV, clip-retrieval's folder, .mat files, or NUS-WIDE's own."""
-    from data_prep.importing import import_clip_retrieval, import_embeddings
     from data_prep.importing_tokens import import_tokens
 
-    others = images or texts or captions or unaligned or image_tokens or text_tokens or text_offsets
+    if (model is None) != (pretrained is None):
+        raise UserError("import: --model and --pretrained belong together. Give both, or neither.")
+    if model and unaligned:
+        raise UserError("import: --unaligned features are of two kinds, and no --model makes both. Leave one out.")
+    others = images or texts or captions or model or unaligned or image_tokens or text_tokens or text_offsets
     if nus_wide is None and (nus_features or classes):
         raise UserError("import: --nus-features and --classes belong to --nus-wide. Leave them out.")
     if not mat and (variables or labels):
@@ -132,19 +156,35 @@ def import_(
     tokens = [image_tokens, text_tokens, text_offsets]
     if any(tokens) and not all(tokens):
         raise UserError("import: --image-tokens, --text-tokens and --text-offsets belong together. Give all, or none.")
-    if images.is_dir():
-        if texts or captions or unaligned:
-            raise UserError(
-                f"--images {images} is a folder, clip-retrieval's layout: leave out --texts, --captions, --unaligned."
-            )
-        made = import_clip_retrieval(images, out, name, overwrite=overwrite, say=say)
-    elif texts is None or captions is None:
-        raise UserError("import: give --texts B.npy and --captions C.csv too, or a clip-retrieval folder as --images.")
-    else:
-        made = import_embeddings(images, texts, captions, out, name, unaligned=unaligned, overwrite=overwrite, say=say)
+    if images.is_dir() and (texts or captions or unaligned):
+        raise UserError(
+            f"--images {images} is a folder, clip-retrieval's layout: leave out --texts, --captions, --unaligned."
+        )
+    if (texts is None) != (captions is None) or (texts is None and unaligned):
+        raise UserError(
+            "import: --texts B.npy and --captions C.csv belong together. Give both, or neither for images alone, a "
+            "corpus to search in."
+        )
+    made = _from_arrays(images, texts, captions, unaligned, model, pretrained, out, name, overwrite)
     if image_tokens and text_tokens and text_offsets:
         made = import_tokens(made, image_tokens, text_tokens, text_offsets)
     _describe(made)
+
+
+def _from_arrays(
+    images: Path, texts: Path | None, captions: Path | None, unaligned: bool, model: str | None,
+    pretrained: str | None, out: Path, name: str | None, overwrite: bool,
+) -> Any:  # fmt: skip
+    from data_prep.encoder import load_encoder
+    from data_prep.importing import import_embeddings
+    from data_prep.importing_clip_retrieval import import_clip_retrieval
+
+    encoder = load_encoder(model, pretrained, say=say) if model else None
+    if images.is_dir():
+        return import_clip_retrieval(images, out, name, encoder=encoder, overwrite=overwrite, say=say)
+    return import_embeddings(
+        images, texts, captions, out, name, unaligned=unaligned, encoder=encoder, overwrite=overwrite, say=say
+    )
 
 
 def _from_mat(

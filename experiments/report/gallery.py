@@ -7,6 +7,7 @@ import functools
 import io
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from data_prep.images import files_digest, read_image
 from experiments.results.result import Result, reference
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.image_files import ROOT, image_files
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER
 
@@ -98,10 +100,15 @@ def own_files(data: EmbeddingSet, split: str) -> Callable[[str], Path | None]:
     the files of a split that `embed` read here: whoever tells their digest, has them. Of other sets, and where a file
     changed since, only what lies in the set's own folder is shown.
     """
-    paths = data.images["path"][data.images["split"] == split]
+    chosen = (data.images["split"] == split).to_numpy()
+    paths = data.images["path"][chosen].tolist()
     digests = data.meta.get("image_files")
-    if isinstance(digests, dict) and digests.get(split) == files_digest(paths):
-        return Path
+    with suppress(UserError):  # a path that leads out of the folder of the images
+        files = paths  # older sets name them in full
+        if data.meta.get(ROOT) is not None:
+            files = [file for file, one in zip(image_files(data, there=False), chosen, strict=True) if one]
+        if isinstance(digests, dict) and digests.get(split) == files_digest(paths, files):
+            return dict(zip(paths, map(Path, files), strict=True)).get
     if data.root is None:
         return lambda path: None
     folder = data.root.resolve()

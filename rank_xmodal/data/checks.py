@@ -62,6 +62,22 @@ def check_common_space(data: EmbeddingSet) -> None:
         )
 
 
+def check_captions(data: EmbeddingSet) -> None:
+    """Check that a set has captions, without which nobody asks and an image finds nothing.
+
+    Raises
+    ------
+    UserError
+        If it holds images alone.
+    """
+    if not len(data.texts):
+        raise UserError(
+            f"{data.root or data.name}: holds images without captions. It can be searched by text; there is nothing to "
+            "train on, to mine, to evaluate or for an image to find. For that, make the set again with captions: a "
+            "captions.csv (columns image, caption) in the folder of the images, or import's --texts and --captions."
+        )
+
+
 def check_shapes(data: EmbeddingSet, where: str) -> None:
     """Check that tables are as long as their embeddings, both sides as wide, and relevance within them."""
     for side, emb, table in (("image", data.image_emb, data.images), ("text", data.text_emb, data.texts)):
@@ -118,9 +134,9 @@ def check(data: EmbeddingSet, where: str) -> None:
     """Check everything that a set must have before it is written, see `EmbeddingSet.write`."""
     check_shapes(data, where)
     check_labels(data, where)
+    if not len(data.images):
+        raise UserError(f"{where}: there are no images.")
     for side, emb, table in (("image", data.image_emb, data.images), ("text", data.text_emb, data.texts)):
-        if not len(emb):
-            raise UserError(f"{where}: there are no {side}s.")
         for column in (f"{side}_id", "split", *(["text"] if side == "text" else [])):
             _check_words(table[column], f"{where}: {side}s.{column}")
         ids = table[f"{side}_id"].astype(str)
@@ -150,7 +166,7 @@ def check(data: EmbeddingSet, where: str) -> None:
         row = int(np.flatnonzero(pairs.duplicated().to_numpy())[0])
         raise UserError(f"{where}: relevance row {row} repeats the pair {tuple(map(int, pairs.iloc[row]))}.")
     grades = data.relevance["grade"].to_numpy()
-    if not len(pairs):
+    if not len(pairs) and len(texts):  # images alone are a corpus to search in
         raise UserError(f"{where}: no caption belongs to any image. Relevance needs at least one pair.")
     wrong = np.flatnonzero((grades < 1) | (grades > 127))  # labels in lists are int8
     if len(wrong):

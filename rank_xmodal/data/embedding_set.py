@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from rank_xmodal.data.checks import LABELS, check, check_labels, check_shapes, classes_of
+from rank_xmodal.data.checks import LABELS, check, check_captions, check_labels, check_shapes, classes_of
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import (
     check_once,
@@ -59,7 +59,7 @@ class EmbeddingSet:
         L2-normalised rows; memory-mapped when the set was opened from disk. Where the sides are not `aligned`: float32
         as they came.
     text_emb : ndarray (n_texts, d), float16
-        Of another width where the sides are not aligned.
+        Of another width where the sides are not aligned. Of images without captions (0, d): a corpus to search in.
     images : DataFrame with image_id, path, split; row i describes row i of `image_emb`.
     texts : DataFrame with text_id, text, split.
         Of a labelled set both have a column labels, too: the item's class, or several separated by "|". It may be empty
@@ -147,7 +147,14 @@ class EmbeddingSet:
         return self.image_emb if direction == "t2i" else self.text_emb
 
     def query_rows(self, direction: Direction, split: str) -> np.ndarray:
-        """Return the rows (int64, ascending) of this split's queries that have a relevant candidate in the split."""
+        """Return the rows (int64, ascending) of this split's queries that have a relevant candidate in the split.
+
+        Raises
+        ------
+        UserError
+            If the set has no captions, or the split's gallery is empty.
+        """
+        check_captions(self)
         table = self.texts if direction == "t2i" else self.images
         rows = np.flatnonzero((table["split"] == split).to_numpy())
         allowed = np.zeros(len(self.candidates(direction)), dtype=np.int64)
@@ -160,8 +167,10 @@ class EmbeddingSet:
         Raises
         ------
         UserError
-            If the split is empty.
+            If the split is empty, or captions are asked for and the set has none.
         """
+        if direction == "i2t":
+            check_captions(self)
         table = self.images if direction == "t2i" else self.texts
         rows = np.flatnonzero((table["split"] == split).to_numpy())
         if not len(rows):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.data.image_files import image_files
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,14 @@ class Content:
 
     @classmethod
     def of(cls, data: EmbeddingSet, direction: Direction) -> Content:
-        """Return the content of a set; paths that are not absolute begin in its folder."""
-        root, paths = data.whole.root, data.images["path"].tolist()
-        images = paths if root is None else [str(root / path) if path else "" for path in paths]
+        """Return the content of a set, its image files where they are now.
+
+        Raises
+        ------
+        UserError
+            If the folder of its images is gone, or a path leads out of it.
+        """
+        images = image_files(data)
         captions = data.texts["text"].tolist()
         return cls(direction, captions, images) if direction == "t2i" else cls(direction, images, captions)
 

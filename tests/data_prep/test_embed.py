@@ -9,6 +9,7 @@ from data_prep.embed import embed
 from data_prep.images import files_digest
 from data_prep.partial import Partial
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.image_files import image_files
 from rank_xmodal.errors import UserError
 
 
@@ -44,7 +45,8 @@ def test_the_set_holds_the_corpus(corpus, encoder, tmp_path, said):
     paths = [corpus.image_root / name for name in corpus.images["path"]]
     assert np.abs(opened.image_emb - encoder.encode_images(paths)).max() < 1e-3
     assert np.abs(opened.text_emb - encoder.encode_texts(list(corpus.texts["text"]))).max() < 1e-3
-    assert opened.images["path"].tolist() == [str(path.resolve()) for path in paths]
+    assert opened.images["path"].tolist() == corpus.images["path"].tolist()
+    assert image_files(opened) == [str(path.resolve()) for path in paths]
     assert opened.relevance.equals(corpus.relevance)
     assert opened.meta["weights_sha256"] == encoder.sha256
     assert opened.meta["weights_file"] == encoder.weights_file
@@ -178,7 +180,7 @@ def test_missing_files_are_all_found_before_encoding(corpus, encoder, tmp_path, 
         UserError, match=r"(?s)2 image file.*3\.png \(image_id '3'\) is missing.*7\.png.*empty"
     ) as caught:
         embed(corpus, Counting(encoder, 1, AssertionError("encoded")), tmp_path / "set", say=said)
-    assert "Bring them again or delete their rows" in str(caught.value)
+    assert "leave them out with --skip-broken" in str(caught.value)
 
 
 def test_text_named_png_is_found_before_encoding(corpus, encoder, tmp_path, said):
@@ -287,4 +289,5 @@ def test_bad_settings(corpus, encoder, tmp_path, setting):
 def test_the_files_that_were_read_are_told_by_split(corpus, encoder, tmp_path, said):
     made = embed(corpus, encoder, tmp_path / "set", progress=False, say=said)
     for split, rows in made.images.groupby("split"):
-        assert made.meta["image_files"][split] == files_digest(rows["path"])
+        files = [corpus.image_root / name for name in rows["path"]]
+        assert made.meta["image_files"][split] == files_digest(rows["path"], files)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from data_prep.images import MOST_OBLONG, MOST_PIXELS, check_header, files_digest, read_image
+from data_prep.images import MOST_OBLONG, MOST_PIXELS, SUFFIXES, check_header, files_digest, read_image
 from rank_xmodal.errors import UserError
 
 
@@ -202,3 +202,60 @@ def test_the_digest_is_of_paths_and_sizes(tmp_path):
     assert files_digest(paths[::-1]) != first
     (tmp_path / "a").write_bytes(b"three")
     assert files_digest(paths) != first
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "bmp", "tiff", "avif", "heic"])
+def test_every_format_that_a_folder_is_searched_for(tmp_path, picture, suffix):
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif")
+    path, made = tmp_path / f"x.{suffix}", picture(5, size=(64, 48))
+    made.save(path, **({"quality": 95} if suffix in ("jpg", "webp", "avif", "heic") else {}))
+    assert f".{suffix}" in SUFFIXES
+    check_header(path)
+    read = read_image(path)
+    assert (read.mode, read.size) == ("RGB", (64, 48))
+    assert np.abs(np.asarray(read, dtype=int) - np.asarray(made, dtype=int)).mean() < 12  # a GIF has 256 colours
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "heic", "webp", "tiff"])
+def test_a_photo_taken_upright_is_read_as_one_that_was_turned(tmp_path, picture, suffix):
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif")
+    upright, exif = picture(2, size=(48, 64)), Image.Exif()
+    exif[0x0112] = 6  # what the camera stores lies on its side
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"turned.{suffix}", exif=exif.tobytes(), quality=95)
+    upright.save(tmp_path / f"upright.{suffix}", quality=95)
+    turned, plain = (np.asarray(read_image(tmp_path / f"{n}.{suffix}"), dtype=int) for n in ("turned", "upright"))
+    assert turned.shape == plain.shape == (64, 48, 3)
+    assert np.abs(turned - plain).mean() < 3
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "photo.jpg"])
+def test_a_heic_photo_names_the_extra(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    path = tmp_path / name
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    for function in (read_image, check_header):
+        with pytest.raises(UserError, match=rf"{name}: a HEIC photo, .*pip install 'rank-xmodal\[heic\]'"):
+            function(path)
+
+
+def test_a_damaged_heic_photo_is_told(tmp_path, picture):
+    pytest.importorskip("pillow_heif")
+    path = tmp_path / "x.heic"
+    picture(3, size=(128, 96)).save(path)
+    whole = path.read_bytes()
+    for part in (len(whole) // 2, 40):
+        path.write_bytes(whole[:part])
+        with pytest.raises(UserError, match=r"x\.heic: .*Bring the file again"):
+            read_image(path)
+
+
+def test_an_avif_image_that_this_pillow_cannot_read(tmp_path, monkeypatch):
+    from PIL import features
+
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    (tmp_path / "x.avif").write_bytes(b"\0\0\0\x18ftypavif" + bytes(100))
+    with pytest.raises(UserError, match=r"x\.avif: an AVIF image, which needs Pillow 11\.3"):
+        read_image(tmp_path / "x.avif")

@@ -1,8 +1,11 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.importing import import_clip_retrieval, import_embeddings
+from data_prep.importing import import_embeddings
+from data_prep.importing_clip_retrieval import import_clip_retrieval
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 
@@ -70,10 +73,9 @@ def test_parquet_table(made, tmp_path, said):
         ("c1,0", "c1,1.5", r"line 3: image_id '1\.5'"),
         ("c1,0", "c1,", r"line 3: image_id ''"),
         ("c1,0", "c0,0", r"line 3: caption_id 'c0' stands already in line 2"),
-        ("the dog", " ", r"line 3: caption is empty"),
         ("the dog,train", "the dog,holdout", r"line 3: split 'holdout' must be"),
         ("the dog,train", "the dog,test", r"line 3: image 0 is in split 'test' here and in 'train' in line 2"),
-        ("caption,split", "caption,fold", r"no column 'split'"),
+        ("caption_id,", "id,", r"no column 'caption_id'"),
         ("c3,3,a bird,dev,\n", "", r"B\.npy has 4 rows and .*C\.csv has 3 captions"),
     ],
 )
@@ -261,10 +263,6 @@ def test_clip_retrieval_with_labels(folder, tmp_path, said):
 
 def test_clip_retrieval_with_parts_that_do_not_fit(folder, tmp_path, said):
     root, images, _ = folder
-    edit(root, 10, lambda f: f.assign(caption=["x", None]))
-    with pytest.raises(UserError, match=r"metadata_10\.parquet, row 1: caption is empty"):
-        import_clip_retrieval(root, tmp_path / "set", say=said)
-    edit(root, 10, lambda f: f.assign(caption=["x", "y"]))
     np.save(root / "img_emb/img_emb_10.npy", images[:2])  # c.jpg is another picture now
     with pytest.raises(UserError, match=r"row 5: image_path 'c\.jpg' stands in row 3 too, with another embedding"):
         import_clip_retrieval(root, tmp_path / "set", say=said)
@@ -280,3 +278,61 @@ def test_clip_retrieval_with_parts_that_do_not_fit(folder, tmp_path, said):
     with pytest.raises(UserError, match="no clip-retrieval folder"):
         import_clip_retrieval(tmp_path / "gone", tmp_path / "set", say=said)
     assert not (tmp_path / "set").exists()
+
+
+def test_without_splits_images_are_dealt_out(made, tmp_path, said):
+    made[2].write_text("caption_id,image_id,caption\nc0,0,a dog\nc1,0,the dog\nc2,2,a cat\nc3,3,a bird\n")
+    data = import_embeddings(*made, tmp_path / "set", say=said)
+    assert sorted(data.images["split"]) == ["none", "none", "test", "train", "val"]
+    assert data.images["split"].tolist()[1::3] == ["none", "none"]
+    assert (data.images["split"].to_numpy()[data.relevance["image"]] == data.texts["split"]).all()
+    assert "no split column; 3 images dealt out 80/10/10 (seed 0)" in said
+
+
+@pytest.mark.parametrize(
+    ("table", "texts"),
+    [
+        (TABLE.replace("the dog", " "), ["a dog", "[c1]", "a cat", "a bird"]),
+        ("caption_id,image_id,split\nc0,0,train\nc1,0,train\nc2,2,test\nc3,3,val\n", ["[c0]", "[c1]", "[c2]", "[c3]"]),
+    ],
+)
+def test_captions_whose_words_are_lost_are_shown_as_their_ids(made, tmp_path, said, table, texts):
+    made[2].write_text(table)
+    data = import_embeddings(*made, tmp_path / "set", say=said)
+    lost = sum(text.startswith("[") for text in texts)
+    assert data.texts["text"].tolist() == texts
+    assert data.meta["captions_lost"] == lost
+    assert f"the words of {lost} of 4 captions are lost; such a caption is shown as its id, [" in said
+
+
+def test_images_alone_are_a_corpus_to_search_in(made, tmp_path, said):
+    data = import_embeddings(made[0], None, None, tmp_path / "set", say=said)
+    assert data.images["image_id"].tolist() == ["0", "1", "2", "3", "4"]
+    assert data.meta["counts"] == {"test": {"images": 5, "texts": 0}}
+    assert "5 images without captions, a corpus to search in" in said
+    with pytest.raises(UserError, match="holds images without captions"):
+        data.query_rows("t2i", "test")
+    for texts, captions in ((made[1], None), (None, made[2])):
+        with pytest.raises(UserError, match=r"A\.npy: give the array of the texts and the table of captions, both"):
+            import_embeddings(made[0], texts, captions, tmp_path / "other")
+
+
+def test_clip_retrieval_without_texts(folder, tmp_path, said):
+    root = folder[0]
+    shutil.rmtree(root / "text_emb")
+    for part in (2, 10):
+        edit(root, part, lambda f: f.drop(columns="caption"))
+    data = import_clip_retrieval(root, tmp_path / "set", say=said)
+    assert data.images["path"].tolist() == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert len(data.texts) == 0
+    assert "4 images become a corpus to search in" in said
+
+
+def test_clip_retrieval_whose_captions_are_lost(folder, tmp_path, said):
+    root = folder[0]
+    edit(root, 10, lambda f: f.assign(caption=["x", None]))
+    data = import_clip_retrieval(root, tmp_path / "set", say=said)
+    assert data.texts["text"].tolist()[4:] == ["x", "[5]"]
+    for part in (2, 10):
+        edit(root, part, lambda f: f.drop(columns="caption"))
+    assert import_clip_retrieval(root, tmp_path / "none", say=said).meta["captions_lost"] == 6

@@ -100,9 +100,7 @@ def test_bad_tables(photos, text, message):
         load("folder", photos)
 
 
-def test_no_table_or_two(photos, tmp_path):
-    with pytest.raises(UserError, match=r"no captions.csv and no captions.parquet.*--captions"):
-        load("folder", photos)
+def test_two_tables_or_no_folder(photos, tmp_path):
     put(photos, "image,caption\na.jpg,x\n")
     (photos / "captions.parquet").touch()
     with pytest.raises(UserError, match=r"both captions.csv"):
@@ -114,7 +112,7 @@ def test_no_table_or_two(photos, tmp_path):
 def test_the_registry(tmp_path):
     with pytest.raises(UserError, match=r"dataset='mnist': must be one of scenes, flickr30k, coco, folder"):
         load("mnist", tmp_path)
-    with pytest.raises(UserError, match="dataset folder has no option 'counts'; it has captions, images, seed"):
+    with pytest.raises(UserError, match="dataset folder has no option 'counts'; it has captions, images, seed, skip_"):
         load("folder", tmp_path, counts={})
     choice = next(option for option in embed.params if option.name == "dataset")
     assert list(choice.type.choices) == list(DATASETS)
@@ -144,3 +142,30 @@ def test_columns_of_something_else_are_never_dropped_in_silence(photos, tmp_path
         load("folder", photos, captions=tmp_path / "my.parquet", say=lambda line: None)
     table.assign(bytes=b"x", more=[{"a": 1}] * 3).to_parquet(tmp_path / "my.parquet")  # for which nobody asks
     assert len(load("folder", photos, captions=tmp_path / "my.parquet", say=lambda line: None).texts) == 3
+
+
+def test_without_a_table_all_images_below_become_a_corpus_to_search_in(photos, said):
+    (photos / "sub" / "notes.txt").write_text("x")
+    corpus = load("folder", photos, say=said)
+    assert corpus.images.to_dict("list") == {
+        "image_id": ["B.JPG", "a.jpg", "d.jpg", "sub/c.png"],
+        "path": ["B.JPG", "a.jpg", "d.jpg", "sub/c.png"],
+        "split": ["test"] * 4,
+    }
+    assert (len(corpus.texts), len(corpus.relevance)) == (0, 0)
+    assert all(path.is_file() for path in corpus.paths())
+    assert "its 4 images become a corpus to search in, without captions" in said
+    assert "left out, as no images: 1 .txt" in said
+
+
+def test_a_folder_without_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"holds no images \(\.avif, .*Name their folder with --root"):
+        load("folder", tmp_path, say=lambda line: None)
+
+
+def test_images_that_the_table_names_may_be_missing_where_they_are_to_be_left_out(photos, said):
+    put(photos, "image,caption,split\na.jpg,x,train\nzz.jpg,y,test\n")
+    with pytest.raises(UserError, match=r"'zz\.jpg' is not in .*--skip-broken"):
+        load("folder", photos, say=said)
+    assert load("folder", photos, skip_broken=True, say=said).images["path"].tolist() == ["a.jpg", "zz.jpg"]

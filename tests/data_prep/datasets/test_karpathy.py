@@ -123,3 +123,11 @@ def test_the_other_datasets_file(tmp_path):
     (tmp_path / "dataset_flickr30k.json").write_text('{"images": [')
     with pytest.raises(UserError, match="not valid JSON"):
         load("flickr30k", tmp_path)
+
+
+def test_missing_images_may_be_left_out_later(tmp_path):
+    put(tmp_path, "coco", COCO)
+    images(tmp_path, COCO[1:])
+    with pytest.raises(UserError, match=r"1 of the 4 images .* are not there.*--skip-broken"):
+        load("coco", tmp_path)
+    assert len(load("coco", tmp_path, skip_broken=True).images) == 4

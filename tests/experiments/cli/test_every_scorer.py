@@ -11,6 +11,7 @@ import torch
 from experiments.run.tracking import read_runs
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.image_files import image_files
 from rank_xmodal.files import read_json
 from rank_xmodal.lists.content import Content
 from rank_xmodal.lists.list_tokens import tables_of
@@ -112,7 +113,7 @@ def test_the_whole_road(run, place, tmp_path, capsys, outside, name):
         assert own["first_stage"] == name
         assert own["ranker"]["R@1"] >= report["ranker"]["R@1"] - 0.05
         run("search", tmp_path / "run-i2t", "--data", place / "data", "--first-stage", "own", "-k", 3, "--image",
-            EmbeddingSet.open(place / "data").images["path"][0])  # fmt: skip
+            image_files(EmbeddingSet.open(place / "data"))[0])  # fmt: skip
         assert len(capsys.readouterr().out.splitlines()) >= 3
     else:
         assert "no space to search in" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from experiments.cli import main as cli
 from experiments.run.store import store_uri
 from experiments.run.tracking import read_runs
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.image_files import image_files
 
 QUICK = ("--set", "epochs=6", "--set", "batch_size=16", "--set", "device=cpu")
 
@@ -86,7 +87,7 @@ def test_search_finds_a_caption_s_image(run, place, trained, capsys):
     data = EmbeddingSet.open(place / "data")
     run("search", trained / "t2i", "--data", place / "data", "--text", data.texts["text"][0], "-k", 5)
     assert data.images["image_id"][0] in capsys.readouterr().out
-    run("search", trained / "i2t", "--data", place / "data", "--image", data.images["path"][0], "-k", 5)
+    run("search", trained / "i2t", "--data", place / "data", "--image", image_files(data)[0], "-k", 5)
     assert "train-00000-" in capsys.readouterr().out
 
 
