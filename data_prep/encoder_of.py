@@ -44,7 +44,10 @@ def encoder_of(
     """
     name = facts.get("encoder")
     if not name:
-        raise UserError(f"{where}: was imported and doesn't say which encoder made it; only its own rows can ask.")
+        raise UserError(
+            f"{where}: was imported and doesn't say which encoder made it; only its own rows can ask. "
+            "Import it again with --model and --pretrained."
+        )
     if facts.get("model_config"):
         add_config(name, json.loads(facts["model_config"]), where)
     weights = pretrained or facts.get("weights_file") or facts.get("pretrained")

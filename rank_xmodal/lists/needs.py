@@ -62,3 +62,8 @@ class Needs:
                 f"{where}: image row {row} has no path, and scorer={name} looks at the images themselves. "
                 "Embed them with `rank-xmodal embed`."
             )
+        if self.content and data.whole.meta.get("captions_lost"):
+            raise UserError(
+                f"{where}: {data.whole.meta['captions_lost']:,} of its captions are lost, and scorer={name} reads the "
+                "captions themselves. Import the set again with a column 'caption'."
+            )

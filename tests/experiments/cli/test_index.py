@@ -1,9 +1,12 @@
 """An index by the command line: made, grown, shrunk, searched as the set itself, in both stores and directions."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.image_files import image_files
 from rank_xmodal.use.index import Index
 from rank_xmodal.use.reranker import Reranker
 
@@ -79,3 +82,30 @@ def test_what_can_not_be_done_is_said(run, place, runs, tmp_path, capsys):
     before = (out / "index.json").read_bytes()
     run("index", runs / "t2i", "--data", data, "--out", out, "--split", "test", "--overwrite")
     assert (out / "index.json").read_bytes() != before
+
+
+def test_photos_alone_are_indexed_and_found_by_a_caption(run, place, runs, tmp_path, capsys):
+    """As a new user has them: a folder, no captions, a ranker that was trained elsewhere."""
+    data = EmbeddingSet.open(place / "data")
+    rows = data.candidate_rows("t2i", "test")[:30]
+    (tmp_path / "photos" / "2024").mkdir(parents=True)
+    for row, file in zip(rows, np.array(image_files(data))[rows], strict=True):
+        shutil.copy(file, tmp_path / "photos" / "2024" / f"{row}.png")
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
+    encoder = ("--model", "scenes-clip", "--pretrained", "scenes")
+    run("embed", "--dataset", "folder", "--root", tmp_path / "photos", *encoder, "--out", tmp_path / "set",
+        "--skip-broken")  # fmt: skip
+    run("index", runs / "t2i", "--data", tmp_path / "set", "--out", tmp_path / "index")
+    index = Index.load(tmp_path / "index")
+    queries = data.query_rows("t2i", "test")[:150]
+    owner = data.relevance["image"].to_numpy()[queries]
+    found = index.search(data.texts["text"].iloc[queries].tolist(), k=1).ids[:, 0]
+    assert np.mean(found == [f"2024/{row}.png" for row in owner]) > 0.5, "by the caption itself, encoded here"
+    for verb, *arguments in (
+        ("train", "--direction", "t2i", "--out", tmp_path / "run"),
+        ("mine", "--direction", "t2i"),
+    ):
+        data_of = ("--data", tmp_path / "set") if verb == "train" else (tmp_path / "set",)
+        run(verb, *data_of, *arguments, code=2)
+        assert "holds images without captions" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """BLIP's matching head on the first few of each list: its own scores, one look at an image, and what is refused."""
 
+import dataclasses
 import shutil
 import sys
 from dataclasses import replace
@@ -159,3 +160,10 @@ def test_without_transformers_the_message_says_what_to_install(images, monkeypat
 def test_a_set_without_paths_is_refused(corpus):
     with pytest.raises(UserError, match="image row 0 has no path, and scorer=blip_itm looks at the images"):
         scorers.get("blip_itm").needs.check("blip_itm", corpus.data)
+
+
+def test_captions_that_are_lost_are_not_read(corpus):
+    told = corpus.data.images.assign(path="a.jpg")
+    lost = dataclasses.replace(corpus.data, images=told, meta={**corpus.data.meta, "captions_lost": 3})
+    with pytest.raises(UserError, match="3 of its captions are lost, and scorer=blip_itm reads the captions"):
+        scorers.get("blip_itm").needs.check("blip_itm", lost)
