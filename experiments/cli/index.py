@@ -59,17 +59,18 @@ def add(folder: Path, data: Path, **options: Any) -> None:
 @click.argument("ids", nargs=-1)
 @click.option("--from", "file", type=click.File("r", encoding="utf-8"), help="A file with an id a line.")
 def remove(folder: Path, ids: tuple[str, ...], file: Any) -> None:
-    """Remove candidates from an index by their ids."""
+    """Remove candidates from an index by their ids. What it hasn't is told, so this can be repeated."""
     from rank_xmodal.use.index import Index
 
     wanted = [*ids, *([line.rstrip("\r\n") for line in file if line.strip()] if file else [])]
     if not wanted:
         raise UserError("remove: name ids, or a file of them by --from.")
     made = Index.load(folder)
-    try:
-        count = made.remove(wanted)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}") from error
+    there = set(made.store.columns(made.store.rows_of(wanted), ["id"])["id"].to_pylist())
+    lost = [name for name in dict.fromkeys(wanted) if name not in there]
+    if lost:  # no error, so that a command that was killed can be repeated
+        say(f"{folder}: {len(lost):,} of the ids are not in the index, {lost[0]!r} first")
+    count = made.remove(there)
     echo(f"{folder}: {count:,} removed; {made!r}")
 
 

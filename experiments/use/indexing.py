@@ -17,6 +17,7 @@ from rank_xmodal.data.checks import LABELS
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.data.image_files import image_files
 from rank_xmodal.errors import UserError
+from rank_xmodal.files import read_json, sha256
 from rank_xmodal.retrieval.query_bank import own_queries
 from rank_xmodal.use import index_folder
 from rank_xmodal.use.index import Index
@@ -111,12 +112,23 @@ def index_set(
     stack, needs = reranker.stack, reranker.stack.scorer.needs
     if needs.tokens or needs.content:
         raise UserError(f"{run}: {stack.scorer.label} reads more than embeddings: its index can't be kept. Use search.")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out}: is there already. Name another folder, or say --overwrite to replace an index.")
     space = stack.own_space if first_stage == "own" or stack.dims is not None else None
     if first_stage == "own" and space is None:
         raise UserError(f"--first-stage own: {run} has no space of its own to search in. Use --first-stage clip.")
     items = _Items.of(reranker, data, split)
+    weights = sorted(reranker.facts["sha256"].items())
+    source = {
+        "ranker": sha256(repr(weights).encode()),
+        "set": data.fingerprint,
+        "split": split,
+        "store": store,
+        "first_stage": first_stage,
+    }
+    if out.exists() and not overwrite:
+        if (out / index_folder.MANIFEST).is_file() and read_json(out / index_folder.MANIFEST).get("source") == source:
+            say(f"{out}: already holds this index; nothing to do")
+            return Index.load(out, device)
+        raise UserError(f"{out}: is there already. Name another folder, or say --overwrite to replace an index.")
 
     def parts() -> Iterator[tuple[Prepared, pa.Table]]:
         with progress_bar("candidates", len(items.rows), say=say) as advance:
@@ -127,7 +139,7 @@ def index_set(
                 yield prepare(stack, space, candidates, known, reranker.device), items.table(start, stop)
                 advance(stop - start)
 
-    index_folder.write(out, store, stack, reranker.facts, space, parts())
+    index_folder.write(out, store, stack, reranker.facts, space, parts(), source)
     return Index.load(out, device)
 
 

@@ -219,8 +219,11 @@ def write(
     facts: dict[str, Any],
     space: Space | None,
     parts: Iterable[tuple[Prepared, pa.Table]],
+    source: dict[str, Any] | None = None,
 ) -> None:
     """Write an index from its candidates and their items, part after part, whole or not at all.
+
+    `source` is what the manifest says of where they come from.
 
     Raises
     ------
@@ -236,7 +239,7 @@ def write(
     if path.exists() and not (path / MANIFEST).is_file():
         raise UserError(f"{path}: is there already, and is no index. Choose another place.")
     first_stage = "clip" if space is None else "own"
-    told = {"format": FORMAT, "store": store, "first_stage": first_stage}
+    told = {"format": FORMAT, "store": store, "first_stage": first_stage, "source": source}
     with replacing(path) as part:
         part.mkdir()
         rankers.save(part / "ranker", stack, facts, _card(stack, facts))

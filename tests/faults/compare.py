@@ -1,9 +1,11 @@
-"""Is a work folder what an undisturbed run leaves? Byte for byte, but for the few facts of VOLATILE."""
+"""Is a work folder what an undisturbed run leaves? Byte for byte, but for what is volatile or doesn't count."""
 
 import hashlib
 import json
 import re
 from pathlib import Path
+
+import numpy as np
 
 VOLATILE = {
     "config.json": "history[].seconds, mlflow_run",
@@ -23,6 +25,8 @@ _RUN_ID = re.compile(rb"<tr><th scope=\"row\">MLflow run</th>.*\n?")
 def steady(path: Path) -> bytes:
     """Return a file's bytes without what is volatile in it."""
     raw = path.read_bytes()
+    if path.suffix == ".bin" and (path.parent / "index.json").is_file():
+        return raw[: _counted(path)]
     if path.name == "report.html":
         return _RUN_ID.sub(b"", raw)
     if path.name == "config.json":
@@ -35,6 +39,16 @@ def steady(path: Path) -> bytes:
             return raw
         return json.dumps(facts).encode()
     return raw
+
+
+def _counted(path: Path) -> int | None:
+    """Return how many bytes of an index' table its manifest tells: what lies behind them is of a writer that died."""
+    try:
+        told = json.loads((path.parent / "index.json").read_bytes())
+        table = told["tables"][path.stem]
+        return int(told["rows"]) * int(table["width"]) * np.dtype(table["dtype"]).itemsize
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def digest(path: Path) -> str:

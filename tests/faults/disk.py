@@ -34,6 +34,9 @@ MOST: dict[str, tuple[int | None, int | None, int, int]] = {
     "resolve": (None, None, 2, 2),
     "report": (None, None, 2, 2),
     "export": (None, None, 4, 4),
+    "index": (30, 30, 4, 4),
+    "index-add": (None, None, 6, 6),
+    "index-remove": (None, None, 4, 4),
     "study": (40, 40, 4, 4),
 }
 CUT = {"import": (4, 4, 1, 1), "embed": (4, 4, 1, 0), "mine": (3, 3, 1, 1), "train-epochs": (8, 8, 1, 1)}

@@ -27,6 +27,9 @@ MOST: dict[str, tuple[int | None, int | None, int]] = {
     "resolve": (None, None, 4),
     "report": (None, None, 4),
     "export": (None, None, 4),
+    "index": (60, None, 6),
+    "index-add": (None, None, 6),
+    "index-remove": (None, None, 4),
     "study": (60, None, 8),
 }
 CUT = {"import-over": (5, 1, 0), "embed": (5, 1, 0), "mine": (3, 0, 0), "train-epochs": (10, 2, 0)}

@@ -33,6 +33,7 @@ EPOCHS = (*TRAIN, "--features", "embeddings", "--set", "epochs=3", "--set", "ref
 PLAIN = ("train", "--data", "set", "--direction", "t2i", "--scorer", "csls", "--set", "device=cpu")
 STUDY = ("study", f"{INPUTS}/plan.yaml", "--data", "set", "--seeds", "1", "--direction", "t2i", "--out", "study")
 QUIET = ("--no-tracking",)
+INDEX = ("index", "run", "--data", "set", "--split", "test", "--out", "index", "--device", "cpu")
 
 TEMPLATES: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     # name: the template it goes on from, and the commands that make it
@@ -45,6 +46,7 @@ TEMPLATES: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "run": ("set", ((*EPOCHS, *QUIET),)),
     "other-run": ("set", ((*EPOCHS, *QUIET, "--seed", "7"),)),
     "run-codes": ("set-kinds", ((*CODES, *QUIET),)),
+    "indexed": ("run", (INDEX,)),
     "run-head": ("set-tokens", ((*HEAD, *QUIET),)),
     "store": ("set", ((*PLAIN, "--out", "plain"),)),
     "tracked": ("store", (EPOCHS,)),
@@ -90,5 +92,8 @@ SCENARIOS = {
     ),
     "report": Scenario("run", ("report", "run", "--data", "set")),
     "export": Scenario("run", ("export", "run", "--data", "set", "--format", "trec", "--out", "trec")),
+    "index": Scenario("run", INDEX, ("index",)),
+    "index-add": Scenario("indexed", ("add", "index", "--data", "set", "--device", "cpu")),
+    "index-remove": Scenario("indexed", ("remove", "index", "47", "46")),
     "study": Scenario("store", STUDY, store=True),
 }

@@ -82,6 +82,17 @@ def read_run(work: Path) -> str:
     return _digest(_array(found.ids), _array(found.scores), _array(found.cosine))
 
 
+def read_index(work: Path) -> str:
+    """Open the index, all its checksums compared, and search it."""
+    from rank_xmodal.use.index import Index
+
+    index = Index.load(work / "index", "cpu", verify=True)
+    asked = np.random.default_rng(0).normal(size=(5, index.stack.bank.shape[1]))
+    found = index.search(asked, k=5)
+    columns = index.store.columns(found.rows.ravel())
+    return _digest(_array(found.rows), _array(found.scores), *(columns[name].to_pylist() for name in ("id", "split")))
+
+
 def read_tokens(work: Path) -> str:
     """Open the embedding set's words and cells."""
     from rank_xmodal.data.embedding_set import EmbeddingSet
@@ -185,6 +196,10 @@ TARGETS = {
     ), read_tokens, 17),
     "head": Target("run-head", ("run/config.json", "run/model.safetensors"), read_head, 20),
     "codes": Target("run-codes", ("run/config.json", "run/model.safetensors"), read_codes, 20),
+    "index": Target("indexed", (
+        "index/index.json", "index/embeddings.bin", "index/neighbours.bin", "index/projected.bin",
+        "index/items-0.arrow",
+    ), read_index, 17),
     "report": Target("run", ("run/test.parquet", "run/test.json", "run/config.json"), read_report, 14),
     "captions": Target("arrays", ("C.csv",), read_captions, 40, strict=False),
     "captions-parquet": Target(

@@ -12,7 +12,7 @@ from tests.faults.settle import decent
 TIMES = {
     "import": 6, "import-over": 6, "import-mat": 4, "embed": 6, "embed-tokens": 4, "mine": 6, "train-epochs": 8,
     "train-head": 4, "train-codes": 4, "train-over": 6, "train-tracked": 6, "study": 4, "train-first": 3,
-    "first-of-two": 4,
+    "first-of-two": 4, "index": 4, "index-add": 6, "index-remove": 4,
 }  # fmt: skip
 """By scenario, how often it is tried, each time with another moment between the two."""
 _FIRST = (("one", (*PLAIN, "--out", "one")), ("two", (*PLAIN, "--seed", "1", "--out", "two")))

@@ -54,6 +54,10 @@ def test_an_index_finds_what_the_set_finds(run, place, runs, tmp_path, capsys, d
     (tmp_path / "ids").write_text(f"{columns['id'][0].as_py()}\n\n")
     run("remove", out, columns["id"][1].as_py(), "--from", tmp_path / "ids")
     assert "2 removed" in capsys.readouterr().out
+    run("remove", out, columns["id"][1].as_py(), "nobody")
+    told = capsys.readouterr()
+    assert "0 removed" in told.out
+    assert "2 of the ids are not in the index" in told.err
     assert len(Index.load(out, verify=True)) == len(index) - 2
 
 
@@ -71,15 +75,21 @@ def test_what_can_not_be_done_is_said(run, place, runs, tmp_path, capsys):
     data, out = place / "data", tmp_path / "index"
     run("index", runs / "t2i", "--data", data, "--out", out, "--split", "val")
     for arguments, said in (
-        (("index", runs / "t2i", "--data", data, "--out", out), "is there already. Name another folder"),
+        (
+            ("index", runs / "t2i", "--data", data, "--out", out, "--split", "test"),
+            "is there already. Name another folder",
+        ),
         (("index", runs / "t2i", "--data", data, "--out", runs / "t2i", "--overwrite"), "is no index"),
-        (("remove", out, "nobody"), "'nobody' is not in the index. Nothing was removed"),
         (("remove", out), "name ids"),
         (("add", runs / "t2i", "--data", data), "holds no index"),
     ):
         run(*arguments, code=2)
         assert said in capsys.readouterr().err
     before = (out / "index.json").read_bytes()
+    capsys.readouterr()
+    run("index", runs / "t2i", "--data", data, "--out", out, "--split", "val")
+    assert "already holds this index" in capsys.readouterr().err
+    assert (out / "index.json").read_bytes() == before
     run("index", runs / "t2i", "--data", data, "--out", out, "--split", "test", "--overwrite")
     assert (out / "index.json").read_bytes() != before
 
