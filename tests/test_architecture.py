@@ -17,7 +17,7 @@ ROOMS = {
         "errors", "files", "devices", "torchvision_ops", "losses", "metrics", "data", "retrieval", "evaluation",
         "lists", "training", "scorers", "use",
     ),
-    "experiments": ("results", "export", "use", "checks", "report", "run", "study", "cli"),
+    "experiments": ("results", "export", "checks", "report", "use", "serve", "run", "study", "cli"),
 }  # fmt: skip
 
 

@@ -173,7 +173,7 @@ def passing(items: pa.Table, where: Where) -> np.ndarray:
         kind = items.schema.field(name).type
         try:
             allowed = pa.array(values, type=kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise ValueError(f"where {name!r}: {values!r} are no values of a column of {kind}.") from error
         kept &= pc.is_in(items[name], value_set=allowed).to_numpy()
     return kept

@@ -17,6 +17,7 @@ from experiments.run.train import run_training
 from experiments.use.search import search
 from rank_xmodal import scorers
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.image_files import image_files
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_json, write_json
 from rank_xmodal.lists.list_tokens import tables_of
@@ -103,7 +104,7 @@ def test_ones_own_caption_is_scored_as_the_same_one_of_the_set(place, direction,
         np.asarray(data.candidates(direction)[rows]), ids=rows, tokens=found.select(torch.from_numpy(rows))
     )
     expected = index.search(data.queries(direction)[[row]], k=5, tokens=asking.select(torch.tensor([row])))
-    asked = {"text": data.texts["text"][row]} if direction == "t2i" else {"image": data.images["path"][row]}
+    asked = {"text": data.texts["text"][row]} if direction == "t2i" else {"image": image_files(data)[row]}
     hits = search(place / direction, data, **asked, k=5, split=split, device="cpu", say=quiet)
     np.testing.assert_allclose([hit["score"] for hit in hits], expected.scores[0], atol=2e-3)
     assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
@@ -171,7 +172,7 @@ def test_a_last_stage_puts_the_first_few_in_order_again(place, tiny_blip, rerank
 
 
 def test_captions_of_an_image_go_to_the_endpoint_too(place, rerank_server):
-    image = opened(place).images["path"][3]
+    image = image_files(opened(place))[3]
     for depth in (None, 20):
         hits = search(
             place / "i2t", opened(place), image=image, k=2, device="cpu", say=quiet, then="remote", depth=depth,
@@ -210,3 +211,12 @@ def test_a_last_stage_that_cannot_be_is_refused(place, then, assignments, said):
         search(
             place / "t2i", opened(place), text="a thing", device="cpu", say=quiet, then=then, then_set=assignments
         )  # fmt: skip
+
+
+def test_a_filter_before_a_last_stage_is_refused_and_nobody_is_asked(place, rerank_server):
+    with pytest.raises(UserError, match="a search with a last stage can't be filtered"):
+        search(
+            place / "t2i", opened(place), text="a thing", device="cpu", say=quiet, where=["split=test"], then="remote",
+            then_set=[f"url={rerank_server.url}"],
+        )  # fmt: skip
+    assert not rerank_server.asked

@@ -113,6 +113,7 @@ def test_a_filter_leaves_the_top_of_what_passes(reranker, monkeypatch, few):
         ({"colour": "red"}, "'colour': the index has no such column; it has id, split, number"),
         ({"number": "many"}, r"where 'number': \['many'\] are no values of a column of int64"),
         ({"split": []}, "'split': allows no value at all"),
+        ({"number": 2**70}, "are no values of a column of int64"),
     ):
         with pytest.raises(ValueError, match=said):
             index.search(asked, where=wrong)
