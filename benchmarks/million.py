@@ -28,7 +28,7 @@ from rank_xmodal.use.index import Index
 from rank_xmodal.use.prepared import Prepared, prepare
 from rank_xmodal.use.store import item_table
 
-WIDTH, GROUPS, BANK, QUERIES, DEPTH = 512, 2_000, 5_000, 100, 50
+WIDTH, GROUPS, BANK, QUERIES, DEPTH = 512, 2_000, 1_000, 100, 50
 _STEP = 50_000
 
 
@@ -40,12 +40,20 @@ def made(count: int, seed: int) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
 
 
-def parts(stack: Stack, count: int) -> Iterator[tuple[Prepared, Any]]:
-    """Yield the candidates, prepared, and their items: an id, and a year to filter by."""
+def corpus(folder: Path, count: int) -> np.ndarray:
+    """Return the candidates (count, WIDTH), made once and mapped."""
+    rows = np.lib.format.open_memmap(folder / "corpus.npy", "w+", np.float16, (count, WIDTH))
     for start in range(0, count, _STEP):
-        rows = range(start, min(start + _STEP, count))
+        rows[start : start + _STEP] = made(min(_STEP, count - start), start)
+    return rows
+
+
+def parts(stack: Stack, candidates: np.ndarray) -> Iterator[tuple[Prepared, Any]]:
+    """Yield the candidates, prepared, and their items: an id, and a year to filter by."""
+    for start in range(0, len(candidates), _STEP):
+        rows = range(start, min(start + _STEP, len(candidates)))
         items = item_table([f"photo-{row:08d}.jpg" for row in rows], {"year": [2000 + row % 20 for row in rows]})
-        yield prepare(stack, None, made(len(rows), start), None, torch.device("cpu")), items
+        yield prepare(stack, None, np.array(candidates[start : rows.stop]), None, torch.device("cpu")), items
 
 
 def own_memory() -> float:
@@ -69,7 +77,7 @@ def middle(work: Callable[[np.ndarray], Any], queries: np.ndarray) -> tuple[floa
     return float(np.median(times)), float(np.percentile(times, 99))
 
 
-def use(path: Path, count: int) -> dict[str, Any]:
+def use(path: Path) -> dict[str, Any]:
     """Open an index and use it; return what it took."""
     before = own_memory()
     opening, index = seconds(lambda: Index.load(path))
@@ -89,17 +97,10 @@ def use(path: Path, count: int) -> dict[str, Any]:
     return facts
 
 
-def recall(path: Path, count: int) -> float:
+def recall(path: Path, candidates: np.ndarray) -> float:
     """Return which share of the exact top 50 the first stage finds, for queries that no choice has seen."""
     index, queries = Index.load(path), made(QUERIES, 10**9)
-    exact = np.empty((QUERIES, 0), dtype=np.float32)
-    rows = np.empty((QUERIES, 0), dtype=np.int64)
-    for start in range(0, count, _STEP):
-        offered = made(min(_STEP, count - start), start)
-        row, cosine = top_candidates(queries, offered, min(DEPTH, len(offered)))
-        rows, exact = np.concatenate([rows, row + start], 1), np.concatenate([exact, cosine], 1)
-        order = np.argsort(-exact, axis=1, kind="stable")[:, :DEPTH]
-        rows, exact = np.take_along_axis(rows, order, 1), np.take_along_axis(exact, order, 1)
+    rows, _ = top_candidates(queries, candidates, DEPTH)
     found = np.concatenate([part.rows for part in index.store.find(queries, DEPTH, None, 64)])
     return float(np.mean([len(np.intersect1d(a, b)) / DEPTH for a, b in zip(rows, found, strict=True)]))
 
@@ -112,19 +113,19 @@ def main() -> None:
     parser.add_argument("--use", type=Path, help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.use:
-        print(json.dumps(use(told.use, told.candidates)))
+        print(json.dumps(use(told.use)))
         return
     with tempfile.TemporaryDirectory(dir=told.folder) as folder:
-        tables = {}
+        tables, candidates = {}, corpus(Path(folder), told.candidates)
         for store in ("exact", "lance"):
             path, stack = Path(folder) / store, Stack(CSLS(), made(BANK, 3))
             building, _ = seconds(
                 lambda path=path, store=store, stack=stack: index_folder.write(  # type: ignore[misc]
-                    path, store, stack, {"direction": "t2i"}, None, parts(stack, told.candidates)
+                    path, store, stack, {"direction": "t2i"}, None, parts(stack, candidates)
                 )
             )
-            found = recall(path, told.candidates)
-            command = [sys.executable, "-m", "benchmarks.million", "--use", path, "--candidates", told.candidates]
+            found = recall(path, candidates)
+            command = [sys.executable, "-m", "benchmarks.million", "--use", path]
             done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True)
             tables[store] = {"build, s": building, "recall of the exact top 50": found, **json.loads(done.stdout)}
     print(f"{told.candidates:,} candidates of {WIDTH} numbers, CSLS, {torch.get_num_threads()} threads\n")
