@@ -96,9 +96,7 @@ crossval: setup  ## The four losses over folds of a small set, against CLIP and 
 	$(STUDY) losses
 
 ui: setup  ## MLflow UI on 127.0.0.1
-	@test -f mlruns/mlflow.db || { echo "mlruns/mlflow.db: no runs yet. Train something first, such as make demo."; exit 2; }
-	@echo "MLflow UI: http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --default-artifact-root $(CURDIR)/mlruns/artifacts --host 127.0.0.1 --port $(PORT)
+	$(RX) ui --port $(PORT)
 
 test: setup  ## The test suite, doctests included; COVERAGE=1 prints what it doesn't reach
 	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=term)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -14,10 +14,15 @@ class UserError(Exception):
     """
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return " Did you mean 'listnet'?" for the known name nearest to `name`, "" where none is near."""
-    close = get_close_matches(str(name).lower(), list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def did_you_mean(name: object, known: Iterable[str], also: Mapping[str, str] | None = None) -> str:
+    """Return " Did you mean 'listnet'?" for the known name nearest to `name`, "" where none is near.
+
+    `also` are other words for some of them: {"learning_rate": "lr"}.
+    """
+    names = {one: one for one in known}
+    names = {**{word: one for word, one in (also or {}).items() if one in names}, **names}
+    close = get_close_matches(str(name).lower(), list(names), n=1, cutoff=0.5)
+    return f" Did you mean {names[close[0]]!r}?" if close else ""
 
 
 def first_line(error: Exception) -> str:

@@ -12,6 +12,12 @@ from experiments.cli.options import PATH, say
 from experiments.cli.terminal import echo
 from rank_xmodal.errors import UserError
 
+LOSSES = (
+    "lambdarank", "neuralndcg", "listnet", "ranknet", "lambdaloss", "approxndcg", "smoothap", "listmle", "softmax",
+    "hinge", "bce",
+)  # fmt: skip
+"""The names of all losses, without loading torch to show a help text."""
+
 
 @click.command()
 @click.option("--data", type=PATH, required=True, help="An embedding set.")
@@ -23,7 +29,7 @@ from rank_xmodal.errors import UserError
     "--scorer", help="What is trained: context_aware (the default), vsepp, csls ... `rank-xmodal scorers` lists all."
 )
 @click.option("--on", help="The scorer whose scores and space it stands on: clip (the default), vsepp, cca ...")
-@click.option("--loss", help="What it is trained with: listnet (the default), lambdarank, neuralndcg, ranknet ...")
+@click.option("--loss", help=f"What it is trained with: {', '.join(LOSSES)}; listnet by default.")
 @click.option(
     "--features",
     type=click.Choice(["full", "embeddings", "concat"]),
@@ -31,7 +37,10 @@ from rank_xmodal.errors import UserError
 )
 @click.option("--ranker", type=click.Choice(["rank_xmodal", "allrank"]), hidden=True)  # --scorer of earlier versions
 @click.option("--config", type=PATH, help="Settings in YAML.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting; may be repeated.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE",
+    help="One setting, such as lr=1e-3; may be repeated. `rank-xmodal scorers NAME` lists those of a scorer.",
+)  # fmt: skip
 @click.option("--seed", type=options.SEED)
 @click.option("--lists", "lists_file", type=PATH, help="Train on these lists.")
 @click.option("--out", type=PATH, required=True, help="Folder of the run.")
@@ -84,13 +93,25 @@ def train(
 
 
 @click.command()
-def scorers() -> None:
-    """List the scorers that can be trained, with their papers."""
+@click.argument("name", required=False)
+def scorers(name: str | None) -> None:
+    """List the scorers that can be trained, with their papers; of one NAME its settings, defaults and meaning."""
+    from rank_xmodal import losses
     from rank_xmodal import scorers as registry
 
-    for name in registry.names():
-        found = registry.class_of(name)
-        echo(f"{name:18}{found.label}: {found.paper}")
+    for known in registry.names() if name is None else [registry.class_of(name, "NAME").name]:
+        scorer = registry.class_of(known)
+        echo(f"{known:18}{scorer.label}: {scorer.paper}")
+    if name is None:
+        return
+    defaults, fields = registry.parse({"scorer": name}).model_dump(mode="json"), scorer.Settings.model_fields
+    told = [(key, defaults[key], field.description or "") for key, field in fields.items() if key != "scorer"]
+    if "loss" in defaults:
+        own = losses.REGISTRY[defaults["loss"]].parameters
+        told += [(f"loss_params.{one.name}", one.default, f"{defaults['loss']}: {one.description}") for one in own]
+    for key, value, meaning in told:
+        shown = "none" if value in (None, {}, []) else str(value)
+        echo(f"  {key:25}{shown:12}{meaning}".rstrip())
 
 
 def _print_report(report: dict[str, Any]) -> None:

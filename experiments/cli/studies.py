@@ -1,4 +1,4 @@
-"""Verbs that compare settings: compare, study, grid, paper, demo."""
+"""Verbs that compare settings: compare, study, grid, paper, demo, ui."""
 
 from __future__ import annotations
 
@@ -85,11 +85,12 @@ def _plan(name: str, assignments: Sequence[str]) -> Plan:
 @_plots
 def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path, style: str, plots: Path | None) -> None:
     """Show runs side by side, CLIP and CSLS first; of several seeds the mean and standard deviation."""
+    from experiments.results.folders import finished_runs
     from experiments.study.compare import as_table, from_experiment, from_folders
 
     if bool(runs) == bool(experiment):
         raise UserError("compare: name runs' folders, or an --experiment.")
-    found = from_experiment(mlruns, experiment, say) if experiment else from_folders(list(runs))
+    found = from_experiment(mlruns, experiment, say) if experiment else from_folders(finished_runs(runs, say))
     table = as_table(found, experiment or "runs")
     _show(table, style)
     _draw(table, plots)
@@ -201,4 +202,14 @@ def demo(config: Path | None, mlruns: Path) -> None:
     _show(run(config, mlruns, say))
 
 
-COMMANDS = (compare, study, grid, paper, demo)
+@click.command()
+@options.tracking
+@click.option("--port", type=click.IntRange(1, 65_535), default=5_000, show_default=True)
+def ui(mlruns: Path, port: int) -> None:
+    """Serve MLflow's pages of all runs on this machine, and print where they show the figures."""
+    from experiments.run.ui import serve
+
+    serve(mlruns, port, echo)
+
+
+COMMANDS = (compare, study, grid, paper, demo, ui)

@@ -91,11 +91,13 @@ def _bars(axis: Any, report: dict[str, Any]) -> None:
         colour = _TRAINED if row == RANKER else _COLOURS.get(label)
         left = [i + width * (place - (len(rows) - 1) / 2) for i in range(len(names))]
         bars = axis.bar(left, [100 * report[row][n] for n in names], width=width - 0.01, label=label, color=colour)
-        axis.bar_label(bars, fmt="%.1f", fontsize=6)
+        # Upright: the three of 100.0 would run into each other, and there may be more.
+        paper = {"facecolor": "w", "edgecolor": "none", "pad": 0.5}  # the ceiling's line would cross the figures
+        axis.bar_label(bars, fmt="%.1f", fontsize=7, rotation=90, padding=3, bbox=paper)
     axis.axhline(100 * report["ceiling"], color="k", lw=0.8, ls=":", label="ceiling")
     axis.set_xticks(range(len(names)), names)
-    axis.set(title=f"{report.get('split', 'test')}, %", ylim=(0, 112))
-    axis.legend(fontsize=7, loc="upper left", ncols=4)
+    axis.set(title=f"{report.get('split', 'test')}, %", ylim=(0, 120), yticks=range(0, 101, 20))
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=4, frameon=False)
 
 
 def plot_reliability(calibration: dict[str, Any], title: str, out: Path) -> None:
@@ -152,7 +154,9 @@ def plot_recall(figures: Figures, ceilings: Mapping[str, float], title: str, out
 def _points(axis: Any, rows: Mapping[str, tuple[float, float]], ceiling: float) -> None:
     for place, (label, (value, error)) in enumerate(rows.items()):
         shown = None if np.isnan(error) else error
-        axis.errorbar(value, place, xerr=shown, fmt="o", ms=5, capsize=3, color=_COLOURS.get(label, _TRAINED))
+        colour = _COLOURS.get(label, _TRAINED)
+        point = axis.errorbar(value, place, xerr=shown, fmt="o", ms=5, capsize=3, color=colour).lines[0]
+        point.set_clip_on(False)  # one at 100 stands on the axis' end
         axis.annotate(
             f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=7,
             bbox={"facecolor": "w", "edgecolor": "none", "pad": 0.5},
@@ -165,7 +169,7 @@ def _points(axis: Any, rows: Mapping[str, tuple[float, float]], ceiling: float) 
     # Near 100 a hundredth of a point must not look like a difference; nor is there any share above 100.
     low, high = axis.get_xlim()
     wider = max(0.0, _NARROWEST - (high - low)) / 2
-    beyond = max(0.0, high + wider - 101)
+    beyond = max(0.0, high + wider - 100)
     axis.set_xlim(low - wider - beyond, high + wider - beyond)
     axis.ticklabel_format(axis="x", useOffset=False)
     axis.grid(axis="y", color="0.92")

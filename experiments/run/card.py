@@ -36,15 +36,11 @@ def card(
         "",
     ]
     if report:
-        lines += _figures(report)
-    epoch = ""
-    if fitted.best_epoch is not None:
-        epoch = f"Best epoch {fitted.best_epoch} of {len(fitted.history) - 1}; "
+        lines += figures(report)
     looked_at = [name for name in ("tokens", "content") if getattr(scorer.needs, name)]
     given, asked = ("".join(f", {name}={side}{name}" for name in looked_at) for side in ("", "query_"))
     lines += [
-        f"{epoch}trained on {' and '.join(fitted.trained_on)}; query bank of {len(fitted.stack.bank):,} training "
-        "queries.",
+        f"{_fitted(fitted)}. Query bank of {len(fitted.stack.bank):,} training queries.",
         "",
         "```python",
         "from rank_xmodal import Reranker",
@@ -63,6 +59,17 @@ def card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _fitted(fitted: Fitted) -> str:
+    """Say which epoch of which fit the ranker is."""
+    trained, best = " and ".join(fitted.trained_on), fitted.best_epoch
+    if best is None:
+        return f"Trained on {trained}"
+    chosen = f"poch {best} of {len(fitted.history) - 1}"
+    if len(fitted.trained_on) > 1:  # by another fit than the one whose epochs are counted
+        return f"E{chosen} was the best on val; then trained again on {trained}, up to that epoch"
+    return f"The ranker is that of e{chosen}, trained on {trained}"
 
 
 def _about(data: EmbeddingSet, direction: str, stack: Stack) -> str:
@@ -84,7 +91,8 @@ def _about(data: EmbeddingSet, direction: str, stack: Stack) -> str:
     )
 
 
-def _figures(report: dict[str, Any]) -> list[str]:
+def figures(report: dict[str, Any]) -> list[str]:
+    """Return what the report says as lines of Markdown: what was ranked, and a table of the rows."""
     metrics, first = metrics_in(report), report.get("first_stage", CLIP)
     found = "" if first == CLIP else f" by {row_label(first)}"
     said = [
@@ -97,13 +105,14 @@ def _figures(report: dict[str, Any]) -> list[str]:
             "with the query is relevant: a row with a space of its own ranks the gallery there, a list of the others "
             "goes before the first stage's order of the rest."
         )
-    lines = [
-        " ".join(said),
-        "",
-        "| row | " + " | ".join(metrics) + " |",
-        "|---|" + "---:|" * len(metrics),
-    ]
+    return [" ".join(said), "", *table(report)]
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    """Return the rows' figures as a table in Markdown, and an empty line."""
+    metrics = metrics_in(report)
+    lines = ["| row | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]
     for row in rows_in(report):
-        figures = [f"{report[row][n]:.2f}" if n == MEAN_RANK else f"{100 * report[row][n]:.2f}" for n in metrics]
-        lines.append(f"| {row_label(row)} | " + " | ".join(figures) + " |")
+        cells = [f"{report[row][n]:.2f}" if n == MEAN_RANK else f"{100 * report[row][n]:.2f}" for n in metrics]
+        lines.append(f"| {row_label(row)} | " + " | ".join(cells) + " |")
     return [*lines, ""]

@@ -130,6 +130,8 @@ def plan(
         raise UserError(
             "calibrate=true needs a validation split (val), this set has none. Give it one, or leave it out."
         )
+    if settings.calibrate and validation is not None:
+        calibrating.check(torch.from_numpy(validation.lists.labels))
     if lists is not None and lists.direction != direction:
         raise UserError(f"--lists: its lists are {lists.direction}, --direction is {direction}.")
     if lists is not None and (not scorer.needs.lists or base.fitted_on_pairs or scorer.out_of_fold is not None):

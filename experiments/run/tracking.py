@@ -11,9 +11,13 @@ from typing import Any
 
 from experiments.results.text import visible
 from experiments.run.store import artifacts_uri, open_store
+from experiments.run.versions import COMMIT, code_tags
 from rank_xmodal.errors import UserError
 
+KIND = "kind"
+"""The tag of a run that is no training: "reference", what trainings are compared with."""
 _TRAINING = "training"  # the tag by which a training that was interrupted finds its run again
+_NOTE = "mlflow.note.content"  # MLflow's own: the description that a run's page begins with
 _LONGEST = 500  # characters of a parameter; a longer one aborts an MLflow run, and the settings artifact holds it whole
 
 
@@ -92,6 +96,7 @@ class Tracker:
                 run = next(iter(client.search_runs([number], f"tags.{_TRAINING} = '{training}'")), None)
             if parent is not None:
                 tags = {**tags, "mlflow.parentRunId": parent}
+            tags = {**{key: value for key, value in tags.items() if key != COMMIT}, **code_tags()}
             if run is None:
                 run = client.create_run(number, tags={k: _clean(v) for k, v in tags.items()}, run_name=name)
                 self.run_id, self._client = run.info.run_id, client
@@ -144,11 +149,14 @@ class Tracker:
         artifacts: list[Path] | None = None,
         status: str = "FINISHED",
         history: list[dict[str, float]] | None = None,
+        note: str = "",
+        more: Callable[[Any, str], None] | None = None,
     ) -> None:
         """Log final metrics and files, and close the run as FINISHED, FAILED or KILLED.
 
         `history` are all epochs of a training, some of which the run may lack: those are logged now. Where tracking
-        failed on the way, all is tried once more.
+        failed on the way, all is tried once more. `note` is the run's description, Markdown; `more` logs what else
+        there is, by the client and the run's id.
         """
         if self.run_id is not None and self._client is None and self._left is not None:
             self._client, self.failed = self._left, ""
@@ -168,6 +176,12 @@ class Tracker:
             if self._client is not None:
                 with self._guarded():
                     self._client.log_artifact(self.run_id, str(path))
+        if note and self._client is not None:
+            with self._guarded():
+                self._client.set_tag(self.run_id, _NOTE, note)
+        if more is not None and self._client is not None:
+            with self._guarded():
+                more(self._client, str(self.run_id))
         closing = self._client or self._left
         with contextlib.suppress(Exception) if self._client is None else self._guarded():
             closing.set_terminated(self.run_id, status)
@@ -227,8 +241,18 @@ def give_up(dropped: list[dict[str, str]]) -> None:
                     client.set_terminated(run.info.run_id, "KILLED")
 
 
+def has_finished(folder: Path, experiment: str, training: str) -> bool:
+    """Return whether the store has a finished run of this `training`, as `Tracker.start` was told."""
+    client = open_store(folder)
+    found = client.get_experiment_by_name(_clean(experiment))
+    asked = f"tags.{_TRAINING} = '{training}' and attributes.status = 'FINISHED'"
+    return found is not None and bool(client.search_runs([found.experiment_id], asked, max_results=1))
+
+
 def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:
     """Return an experiment's finished runs: dicts of run_id, name, tags, params, metrics, artifacts (its folder).
+
+    Those that are no trainings are left out.
 
     Raises
     ------
@@ -256,4 +280,5 @@ def read_runs(folder: Path, experiment: str) -> list[dict[str, Any]]:
             "metrics": dict(run.data.metrics),
         }
         for run in runs
+        if KIND not in run.data.tags
     ]

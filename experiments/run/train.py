@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from experiments.report.page import report_of_run, write_report
-from experiments.report.plots import plot_reliability, plot_run
 from experiments.results.names import run_name
-from experiments.results.result import Result, metrics_in, reference, rows_in
+from experiments.results.result import Result
 from experiments.run import procedure
 from experiments.run.card import card
 from experiments.run.lists import kept_or_mined
+from experiments.run.logged_run import OF_TEST, close, params_of, tags_of
 from experiments.run.procedure import Fitted, Plan
-from experiments.run.tracking import Tracker, give_up, metric_key
+from experiments.run.tracking import Tracker, give_up
 from experiments.run.unfinished import Unfinished
-from experiments.run.versions import code_version, versions
-from rank_xmodal import losses
+from experiments.run.versions import versions
 from rank_xmodal.data.candidate_lists import CandidateLists
+from rank_xmodal.data.checks import check_captions
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.class_gallery import CLASS_MAP
-from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import held, read_json, replacing, sha256, write_json
 from rank_xmodal.retrieval.gallery import has_split
 from rank_xmodal.scorers import ScorerSettings, class_of
@@ -37,9 +32,6 @@ from rank_xmodal.scorers.facts import read_facts
 from rank_xmodal.scorers.folder import FILES, load, save
 from rank_xmodal.scorers.stack import first_gallery
 from rank_xmodal.training.watch import Watch
-
-OF_TEST = ("test.json", "test.parquet", "report.html")
-"""Files of a run that was tested, beside those of its ranker."""
 
 
 def run_training(
@@ -63,9 +55,10 @@ def run_training(
     Raises
     ------
     UserError
-        If `out` holds another ranker and `overwrite` is false, another process trains into it, or as mining and
-        training.
+        If the set has no captions, `out` holds another ranker and `overwrite` is false, another process trains into
+        it, or as mining and training.
     """
+    check_captions(data)
     untracked = untracked or say
     out = Path(os.path.realpath(out))  # into what a link names; the link stays
     identity = {
@@ -85,7 +78,7 @@ def run_training(
             report: dict[str, Any] = found.get("test") or {}
             tracker = Tracker(tracking, say)
             if found.get("mlflow_run") and tracker.take_up(found["mlflow_run"]):  # what it could not be told then
-                _log(tracker, data, direction, settings, out, found.get("history") or [], report)
+                close(tracker, data, direction, settings, out, found, report, say)
             return report
         work.check(overwrite)
         prepared = procedure.plan(data, direction, settings, lists=lists, mine=kept_or_mined(out, say))
@@ -100,8 +93,8 @@ def run_training(
         tracker.start(
             experiment=data.name,
             name=run_name(settings, direction),
-            params=_params(data, direction, settings, prepared),
-            tags=_tags(data, direction, settings),
+            params=params_of(data, direction, settings, prepared),
+            tags=tags_of(data, direction, settings),
             dataset=(data.name, data.fingerprint),
             training=work.name,
         )
@@ -111,7 +104,7 @@ def run_training(
                 data, direction, settings, prepared, refit=lists is None, mine=kept_or_mined(out, say), say=say,
                 watch=watch, keep=work.folder,
             )  # fmt: skip
-            report = _finish(data, direction, settings, fitted, identity, prepared, tracker, work)
+            report = _finish(data, direction, settings, fitted, identity, prepared, tracker, work, say)
         except KeyboardInterrupt:
             tracker.finish(status="KILLED")
             raise
@@ -192,6 +185,7 @@ def _finish(
     prepared: Plan,
     tracker: Tracker,
     work: Unfinished,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Judge, write the run's files, and close its MLflow run."""
     staged, result = work.stage(), None
@@ -220,7 +214,7 @@ def _finish(
         write_report(staged / "report.html", work.out.name, data, read_json(staged / "config.json"), result)
     work.publish(staged, (*FILES, *OF_TEST))
     if tracker.run_id is not None:  # else nobody to log the pictures for, and drawing takes most of a second
-        _log(tracker, data, direction, settings, work.out, fitted.history, report)
+        close(tracker, data, direction, settings, work.out, facts, report, say)
     return report
 
 
@@ -228,68 +222,3 @@ def _encoder(data: EmbeddingSet) -> dict[str, Any]:
     """Return what tells which encoder made a set, and what loads it again where a name and a tag don't."""
     told = {key: data.meta.get(key) for key in ("encoder", "pretrained", "weights_sha256")}
     return {**told, **{key: data.meta[key] for key in ("weights_file", "model_config") if data.meta.get(key)}}
-
-
-def _log(
-    tracker: Tracker,
-    data: EmbeddingSet,
-    direction: Direction,
-    settings: ScorerSettings,
-    out: Path,
-    history: list[dict[str, float]],
-    report: dict[str, Any],
-) -> None:
-    """Close the MLflow run with its figures, pictures and files."""
-    title = f"{data.name}: {run_name(settings, direction)}"
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = [Path(folder) / "run.png"]
-        plot_run(history, report, title, pictures[0])
-        if "calibration" in report:
-            pictures.append(Path(folder) / "reliability.png")
-            plot_reliability(report["calibration"], title, pictures[-1])
-        dumped = Path(folder) / "settings.yaml"
-        dumped.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-        artifacts = [out / name for name in (*FILES, *OF_TEST) if (out / name).is_file()]
-        tracker.finish(_final(report), [*artifacts, *pictures, dumped], history=history)
-
-
-def _final(report: dict[str, Any]) -> dict[str, float]:
-    """Return a report's figures as MLflow names them: the run's under test/, before the others in its charts' order."""
-    if not report:
-        return {}
-    groups = {row: "test" if row == RANKER else f"test_{row}" for row in rows_in(report)}
-    named = itertools.product(groups.items(), metrics_in(report))
-    final = {f"{group}/{metric_key(name)}": report[row][name] for (row, group), name in named}
-    final["gain/R1"] = report[RANKER]["R@1"] - report[reference(report)]["R@1"]
-    final["test/ceiling"] = report["ceiling"]
-    if "calibration" in report:
-        final.update({f"test_calibration/{name}": report["calibration"][name] for name in ("ECE", "Brier", "AP")})
-    return final
-
-
-def _params(data: EmbeddingSet, direction: Direction, settings: ScorerSettings, prepared: Plan) -> dict[str, Any]:
-    flat = settings.model_dump(mode="json")
-    if "loss" in flat:
-        flat.update({f"loss_params.{k}": v for k, v in flat.pop("loss_params").items()})
-        for parameter in losses.REGISTRY[flat["loss"]].parameters:
-            flat.setdefault(f"loss_params.{parameter.name}", parameter.default)
-        flat |= {"training_lists": prepared.lists, "list_length": prepared.parts[0].lists.length}
-    return {
-        **flat,
-        "direction": direction,
-        "dataset": data.name,
-        "dataset_fingerprint": data.fingerprint,
-        "encoder": data.meta.get("encoder", "unknown"),
-    }
-
-
-def _tags(data: EmbeddingSet, direction: Direction, settings: ScorerSettings) -> dict[str, str]:
-    told = {key: str(getattr(settings, key)) for key in ("scorer", "on", "loss", "features") if hasattr(settings, key)}
-    return {
-        **told,
-        "direction": direction,
-        "dataset": data.name,
-        "seed": str(settings.seed),
-        "mlflow.source.name": "rank-xmodal train",
-        "mlflow.source.git.commit": code_version(),
-    }

@@ -19,7 +19,6 @@ import pandas as pd
 from experiments.report.plots import plot_cost
 from experiments.results.result import GROUP
 from experiments.run.tracking import Tracker, metric_key
-from experiments.run.versions import code_version
 from experiments.study import formats, store, trial
 from experiments.study.cost import FIRST_FEW, Cost, cross_encoder_milliseconds
 from experiments.study.fitting import fitted_to, needs_of
@@ -223,6 +222,6 @@ def log_run(
     figures = {key: value for key, value in figures.items() if not math.isnan(value)}
     this = sha256(json.dumps([name, settings, of, data.fingerprint, figures, parent], sort_keys=True).encode())[:16]
     of = {**of, "dataset": data.name, "loss": str(settings.get("loss", ""))}
-    tags = {**of, "mlflow.source.name": "rank-xmodal", "mlflow.source.git.commit": code_version()}
+    tags = {**of, "mlflow.source.name": "rank-xmodal"}
     tracker.start(experiment, name, {**settings, **of}, tags, (data.name, data.fingerprint), this, parent)
     tracker.finish(figures)

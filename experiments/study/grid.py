@@ -10,7 +10,6 @@ import pandas as pd
 import yaml
 
 from experiments.run.tracking import Tracker, metric_key
-from experiments.run.versions import code_version
 from experiments.study import engine, formats
 from experiments.study.engine import Say
 from experiments.study.plan import Plan
@@ -68,7 +67,7 @@ def _search(
     grid = {f"grid.{key}": ", ".join(map(str, values)) for key, values in plan.grid.items()}
     parent, of = Tracker(tracking, say), {"direction": direction, "dataset": data.name}
     experiment, told, dataset = f"grid {data.name}", f"grid {plan.name}, {direction}", (data.name, data.fingerprint)
-    tags = {**of, "points": str(len(settings)), "mlflow.source.git.commit": code_version()}
+    tags = {**of, "points": str(len(settings))}
     search = sha256(json.dumps([told, settings, data.fingerprint, str(out.resolve())]).encode())[:16]
     parent.start(experiment, told, {**same, **grid, **of}, tags, dataset, training=search)
 

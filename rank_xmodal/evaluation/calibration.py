@@ -65,6 +65,22 @@ def _figures(scores: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, to
     return log_odds, torch.where(mask, scores.double() - centre, 0.0)
 
 
+def check(labels: torch.Tensor) -> None:
+    """Check that lists with these labels, (B, L), are enough to fit a calibration on.
+
+    Raises
+    ------
+    UserError
+        If there are fewer than 20 relevant or 20 other pairs.
+    """
+    counts = int((labels > 0).sum()), int((labels == 0).sum())
+    if min(counts) < _SMALLEST:
+        raise UserError(
+            f"calibrate: the validation lists hold {counts[0]} relevant and {counts[1]} other candidates, and at least "
+            f"{_SMALLEST} of each are needed. Give the val split more items, or leave calibrate=false."
+        )
+
+
 def fit(scores: torch.Tensor, labels: torch.Tensor) -> Calibration:
     """Fit a calibration on lists that the ranker was not trained on.
 
@@ -77,19 +93,14 @@ def fit(scores: torch.Tensor, labels: torch.Tensor) -> Calibration:
     Raises
     ------
     UserError
-        If there are fewer than 20 relevant or 20 other pairs.
+        As `check`.
     """
     from sklearn.linear_model import LogisticRegression
 
+    check(labels)
     mask = labels >= 0
     figures = torch.stack([f[mask] for f in _figures(scores, mask)], dim=1).numpy()
     relevant = (labels[mask] > 0).numpy()
-    counts = int(relevant.sum()), int((~relevant).sum())
-    if min(counts) < _SMALLEST:
-        raise UserError(
-            f"calibrate: the validation lists hold {counts[0]} relevant and {counts[1]} other candidates, and at least "
-            f"{_SMALLEST} of each are needed. Give the val split more items, or leave calibrate=false."
-        )
     unit = figures.std(axis=0) + 1e-12
     use = [0, 1]
     while True:

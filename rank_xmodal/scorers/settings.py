@@ -15,6 +15,13 @@ LARGEST = 2**32 - 1
 computed of it (seed times a million and the epoch) stays far below 64 bits."""
 
 
+_ALSO = {
+    "learning_rate": "lr", "learnrate": "lr", "random_state": "seed", "num_epochs": "epochs", "hidden_size": "d_model",
+    "num_heads": "heads", "num_layers": "layers", "loss_function": "loss", "base": "on", "model": "scorer",
+}  # fmt: skip
+"""What other packages call some settings, for whoever guesses."""
+
+
 class ScorerSettings(BaseModel):
     """What every scorer has. A scorer's own settings are a subclass."""
 
@@ -48,6 +55,10 @@ class ScorerSettings(BaseModel):
         return value
 
     @classmethod
+    def _meant(cls, key: str, values: dict[str, Any]) -> str:
+        return did_you_mean(key, cls.model_fields, _ALSO)
+
+    @classmethod
     def defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return what is assumed beside `values` where it differs from the schema's own defaults."""
         return {}
@@ -64,7 +75,7 @@ class ScorerSettings(BaseModel):
         for key in values:
             if key not in cls.model_fields:
                 raise UserError(
-                    f"{where}: unknown key {key!r} for scorer={scorer}.{did_you_mean(key, cls.model_fields)} Known are "
+                    f"{where}: unknown key {key!r} for scorer={scorer}.{cls._meant(key, values)} Known are "
                     f"{', '.join(cls.model_fields)}."
                 )
         try:
@@ -80,13 +91,19 @@ class ScorerSettings(BaseModel):
 class ListSettings(ScorerSettings):
     """Which lists a scorer is trained on, and by which loss."""
 
-    loss: str = Field("listnet", description="one of rank_xmodal.losses.names()")
+    loss: str = Field("listnet", description=f"one of {', '.join(losses.names())}")
     loss_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the loss")
     lists: Literal["natural", "clean", "paper"] = Field("natural", description="the miner's protocol for training")
     negatives: int = Field(50, ge=1, le=100_000, description="negatives in a list")
     pool: int | Literal["all", "auto"] = Field(
         "auto", description="see the miner; auto: 200, natural: as test's gallery"
     )
+
+    @classmethod
+    def _meant(cls, key: str, values: dict[str, Any]) -> str:
+        loss = losses.REGISTRY.get(str(values.get("loss", cls.model_fields["loss"].default)))
+        own = {one.name: f"loss_params.{one.name}" for one in loss.parameters} if loss else {}
+        return did_you_mean(key, [*cls.model_fields, *own.values()], {**own, **_ALSO})
 
     @field_validator("loss")
     @classmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.faults.compare import digest
 
 NONE = "no MLflow store"
-VOLATILE_TAGS = ("mlflow.source.git.commit", "mlflow.user", "training")
+VOLATILE_TAGS = ("mlflow.source.git.commit", "git.dirty", "mlflow.user", "training")
 VOLATILE_METRICS = ("train/seconds",)
 
 
@@ -39,7 +39,7 @@ def read(folder: Path) -> Store | str:
             finished = Counter(_facts(base, folder, *run) for run in runs if run[3] == "FINISHED")
         except (sqlite3.Error, TypeError) as error:
             return f"the MLflow store can't be read: {error}"
-    known = {run[0] for run in runs}
+    known = {run[0] for run in runs} | {"models"}  # of all runs
     stray = [path.name for path in (folder / "artifacts").glob("*") if path.name not in known]
     if stray:
         return f"artifacts of no run: {stray[0]}"

@@ -77,3 +77,25 @@ def test_what_the_best_epoch_was_chosen_by_is_drawn(tmp_path, figures):
     (line,) = figures[0].axes[1].lines
     assert line.get_label() == "class MAP of both directions"
     assert line.get_ydata() == pytest.approx([50, 60, 70])
+
+
+def test_no_figure_runs_into_another_however_many_are_at_100(tmp_path, figures):
+    full = dict.fromkeys(ROW, 1.0)
+    rows = ["clip", "csls", "vsepp", "cca", "dcca", "ranker"]
+    plots.plot_run([], {"ceiling": 1.0, "rows": rows, **dict.fromkeys(rows, full)}, "run", tmp_path / "run.png")
+    axis = figures[0].axes[2]
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert len(boxes) == 18
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    legend = axis.get_legend().get_window_extent()
+    assert not any(one.overlaps(legend) for one in boxes)
+
+
+def test_no_axis_of_shares_goes_beyond_100(tmp_path, figures):
+    rows = {"CLIP": (89.0, np.nan), "ours": (100.0, 0.5)}
+    plots.plot_recall(
+        {"t2i": {row: dict.fromkeys(ROW, value) for row, value in rows.items()}}, {"t2i": 100.0}, "recall",
+        tmp_path / "recall.png",
+    )  # fmt: skip
+    assert [axis.get_xlim()[1] for axis in figures[0].axes] == [100.0] * 3
+    assert [line.get_clip_on() for line in figures[0].axes[0].lines if line.get_marker() == "o"] == [False] * 2

@@ -2,10 +2,12 @@
 
 import pytest
 
-from experiments.run.card import _figures
+from experiments.run.card import card, figures, table
+from experiments.run.procedure import Fitted
 from experiments.run.train import run_training
 from rank_xmodal import scorers
 from rank_xmodal.files import read_json
+from rank_xmodal.scorers.folder import load
 
 ROW = {"R@1": 0.5, "R@5": 0.6, "R@10": 0.7, "MRR": 0.55, "NDCG@10": 0.6, "MeanRank": 4.25}
 REPORT = {"queries": 1_000, "gallery": 2_000, "candidates": 51, "ceiling": 0.9, "rows": ["clip", "ranker"]}
@@ -45,10 +47,10 @@ def test_where_the_sides_share_a_space_the_first_stage_is_clip(random_set, tmp_p
 
 
 def test_class_map_is_listed_and_explained_where_the_report_has_it():
-    plain = _figures({**REPORT, "clip": ROW, "ranker": ROW})
+    plain = figures({**REPORT, "clip": ROW, "ranker": ROW})
     assert "class MAP" not in "\n".join(plain)
     by_class = {**REPORT, "clip": {**ROW, "class MAP": 0.25}, "ranker": {**ROW, "class MAP": 0.50125}}
-    told, _, head, rule, clip, ranker, _ = _figures(by_class)
+    told, _, head, rule, clip, ranker, _ = figures(by_class)
     assert "class MAP is the mean average precision over the whole gallery" in told
     assert "all that shares a class with the query is relevant" in told
     assert head.endswith("| MeanRank | class MAP |")
@@ -64,3 +66,31 @@ def test_a_trained_runs_card_has_its_class_map(two_kinds):
     for label, row in (("random order", "chance"), ("ranker", "ranker")):
         line = next(line for line in card.splitlines() if line.startswith(f"| {label} |"))
         assert line.endswith(f" {100 * report[row]['class MAP']:.2f} |")
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "best", "told"),
+    [
+        (("train",), 3, "The ranker is that of epoch 3 of 4, trained on train. Query bank of"),
+        (
+            ("train", "val"),
+            3,
+            "Epoch 3 of 4 was the best on val; then trained again on train and val, up to that epoch.",
+        ),
+        (("train", "val"), None, "Trained on train and val. Query bank of"),
+    ],
+)
+def test_after_a_second_fit_the_ranker_is_not_called_that_of_an_epoch_of_the_first(two_kinds, trained_on, best, told):
+    stack, _ = load(two_kinds[0] / "cca-t2i")
+    fitted = Fitted(stack, trained_on, [{"epoch": k} for k in range(5)], best, None)
+    said = card(two_kinds[1], "t2i", scorers.parse({"scorer": "cca"}), fitted, {}, two_kinds[0])
+    assert told in said
+    assert ("The ranker is that of" in said) == (trained_on == ("train",))
+
+
+def test_the_table_alone_is_what_mlflow_describes_a_run_by():
+    assert table({**REPORT, "clip": ROW, "ranker": ROW})[2:] == [
+        "| CLIP | 50.00 | 60.00 | 70.00 | 55.00 | 60.00 | 4.25 |",
+        "| ranker | 50.00 | 60.00 | 70.00 | 55.00 | 60.00 | 4.25 |",
+        "",
+    ]

@@ -1,4 +1,4 @@
-"""The comparison page of MLflow, as `make ui` serves it, in a real headless browser."""
+"""MLflow's pages as `rank-xmodal ui` serves them, in a real headless browser."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run.store import store_uri
+from experiments.run import ui
 from experiments.run.tracking import Tracker
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -29,7 +29,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """Two runs, logged as a training logs them, and the server; yields the address, the ids and the port."""
+    """Two runs, logged as a training logs them, and the server; yields the address, the runs' ids and its process'."""
     store, port = tmp_path_factory.mktemp("mlruns"), free_port()
     ids = []
     for name, value in RUNS.items():
@@ -38,16 +38,9 @@ def served(tmp_path_factory):
         tracker.epoch({"epoch": 1, "loss": 0.5, "val_R@1": value})
         tracker.finish({"test/R1": value, "test/clip/R1": 0.5054})
         ids.append(tracker.run_id)
-    command = [Path(sys.executable).with_name("mlflow"), "ui", "--backend-store-uri", store_uri(store)]
-    command += ["--default-artifact-root", store / "artifacts", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "experiments.cli.main", "ui", "--mlruns", store, "--port", port]
     log = (store / "server.log").open("wb")
-    server = subprocess.Popen(
-        list(map(str, command)),
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
-    )
+    server = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, start_new_session=True)
     try:
         end = time.monotonic() + 60
         while True:
@@ -58,7 +51,7 @@ def served(tmp_path_factory):
                 assert server.poll() is None, (store / "server.log").read_text()
                 assert time.monotonic() < end, "the server doesn't answer"
                 time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", ids, port
+        yield f"http://127.0.0.1:{port}", ids, server.pid
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
@@ -99,8 +92,34 @@ def test_the_table_of_runs_shows_names(served, tmp_path):
     assert "<script>alert(1)" not in page
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_address_that_is_told_shows_figures_as_columns_best_first(served, tmp_path):
+    address, _, _ = served
+    words = ["test/R1", "0.6871", "0.6612", "ranknet-t2i"]
+    page = rendered(ui.address(int(address.rpartition(":")[2]), "1"), tmp_path / "profile", words)
+    for word in words:
+        assert word in page
+    assert page.index("0.6871") < page.index("0.6612")
+    assert "does not exist" not in page
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc here")
+def test_the_server_is_two_processes_for_there_are_no_jobs_to_run(served):
+    found = [Path(path.parent, "cmdline").read_bytes() for path in Path("/proc").glob("[0-9]*/stat")
+             if session(path) == served[2]]  # fmt: skip
+    assert len(found) == 2, found
+
+
+def session(stat):
+    """Return the session that a process belongs to; 0 for one that has ended."""
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[3])
+    except OSError:
+        return 0
+
+
 def test_nobody_else_is_served(served):
-    _, _, port = served
+    port = int(served[0].rpartition(":")[2])
     try:
         other = socket.gethostbyname(socket.gethostname())
     except OSError:

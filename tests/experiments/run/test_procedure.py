@@ -164,3 +164,10 @@ def test_what_can_not_be_cut_into_folds_is_said(random_set):
         data, "t2i", s := scorers.parse({"scorer": "inverted_softmax"}), procedure.plan(data, "t2i", s)
     )
     assert stack.stack.scorer.strength == stack.stack.scorer.strengths[0]
+
+
+def test_too_few_lists_to_calibrate_on_are_refused_before_anything_is_fitted(random_set):
+    data = random_set(["train"] * 40 + ["val"] * 8 + ["test"] * 12)
+    settings = scorers.parse({"scorer": "csls", "calibrate": True, "device": "cpu"})
+    with pytest.raises(UserError, match=r"hold 8 relevant and \d+ other candidates, and at least 20"):
+        procedure.plan(data, "t2i", settings)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from experiments.run import procedure, train, unfinished
-from experiments.run.tracking import Tracker
+from experiments.run.tracking import KIND, Tracker
 from experiments.run.unfinished import Unfinished
 from rank_xmodal import scorers
 from rank_xmodal.errors import UserError
@@ -235,7 +235,7 @@ def runs_of(folder):
 
     client = MlflowClient(store_uri(folder))
     every = client.search_runs([one.experiment_id for one in client.search_experiments()])
-    return client, sorted((run.info.status, run.info.run_id) for run in every)
+    return client, sorted((run.info.status, run.info.run_id) for run in every if KIND not in run.data.tags)
 
 
 def steps_of(client, run_id):

@@ -52,6 +52,26 @@ def test_an_unknown_key_is_told_the_nearest():
         scorers.get("vsepp", margn=0.1)
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("lernrate", "lr"), ("learning_rate", "lr"), ("eporchs", "epochs"), ("num_layers", "layers"),
+        ("temprature", "loss_params.temperature"), ("calibrat", "calibrate"),
+    ],
+)  # fmt: skip
+def test_a_key_is_found_under_what_others_call_it(key, meant):
+    with pytest.raises(UserError, match=rf"unknown key {key!r} .*Did you mean '{meant}'\?"):
+        scorers.parse({key: 1})
+
+
+def test_a_key_of_another_scorer_is_not_suggested():
+    with pytest.raises(UserError) as refused:
+        scorers.parse({"scorer": "clip", "learning_rate": 0.1, "loss": ["no name"]})
+    assert "'lr'" not in str(refused.value)
+    with pytest.raises(UserError, match="unknown key 'x' "):
+        scorers.parse({"x": 0.1, "loss": ["no name"]})
+
+
 @pytest.mark.parametrize(("name", "key", "value"), [("context_aware", "local", "pool"), ("mgan", "levels", "tokens")])
 def test_names_need_no_brackets(name, key, value):
     assert getattr(scorers.get(name, **{key: value}).settings, key) == (value,)
