@@ -67,7 +67,8 @@ def close_to_few(queries: np.ndarray, candidates: np.ndarray, k: int) -> tuple[n
 def _scores(asked: torch.Tensor, candidates: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Return scores (n, m rounded up to groups), their groups' maxima, and the greatest length of a candidate."""
     count = len(candidates)
-    scores = torch.full((len(asked), -(-count // _GROUP) * _GROUP), -torch.inf)
+    # NumPy's, as a tensor that was made in inference mode could not be written to by other threads.
+    scores = np.full((len(asked), -(-count // _GROUP) * _GROUP), -np.inf, dtype=np.float32)
     threads = max(1, min(torch.get_num_threads(), count // _SHARD))
     edges = [count * part // threads // _GROUP * _GROUP for part in range(threads)] + [count]
 
@@ -79,7 +80,7 @@ def _scores(asked: torch.Tensor, candidates: np.ndarray) -> tuple[torch.Tensor, 
             some = candidates[start : min(start + _BLOCK, edges[part + 1])]
             staged[: len(some)] = some
             block = buffer[: len(some)].copy_(torch.from_numpy(staged[: len(some)]))
-            scores[:, start : start + len(some)] = torch.mm(asked, block.T)
+            scores[:, start : start + len(some)] = torch.mm(asked, block.T).numpy()
             reach = float(torch.linalg.vector_norm(block, dim=1).max())
             if not np.isfinite(reach):
                 return np.nan
@@ -91,4 +92,5 @@ def _scores(asked: torch.Tensor, candidates: np.ndarray) -> tuple[torch.Tensor, 
     else:
         with ThreadPoolExecutor(threads, initializer=alone) as pool:
             lengths = list(pool.map(shard, range(threads)))
-    return scores, scores.view(len(asked), -1, _GROUP).amax(2), float(np.max(lengths))  # NaN stays
+    found = torch.from_numpy(scores)
+    return found, found.view(len(asked), -1, _GROUP).amax(2), float(np.max(lengths))  # NaN stays

@@ -94,6 +94,20 @@ def test_block_chunk_tile_and_threads_change_nothing(block_bytes, chunk, tile, p
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_a_few_queries_are_searched_by_threads_in_any_mode(mode, monkeypatch):
+    monkeypatch.setattr(few, "_SHARD", 100)
+    rng = np.random.default_rng(1)
+    queries, candidates = unit(rng, 3, 24), unit(rng, 900, 24)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with mode():
+            assert_same(top_candidates(queries, candidates, 11), brute_force(queries, candidates, 11))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_candidates_that_differ_by_less_than_the_rounding(precisions):
     rng = np.random.default_rng(2)
     candidates = np.tile(clustered(rng, 20, 64), (60, 1))
