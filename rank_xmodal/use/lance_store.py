@@ -25,6 +25,7 @@ RECALL = 0.98  # of the exact top that the approximate one should find
 _OWN = "rx_"  # before the names of our columns
 _ROW = f"{_OWN}row"
 _LARGE = 20_000  # candidates from which on a part of them is looked at
+_SHARE = 20  # of the candidates, one in so many may be new to the table's index
 _NAMED = 500  # values in a condition
 _FACTS = "lance.json"
 _TABLE = "items"
@@ -87,7 +88,9 @@ class LanceStore:
                 if count:
                     table.add(rows)
                 count += len(items)
-            write_json(folder / _FACTS, {"tables": kinds, "rows": count, "probes": None, "recall": 1.0})
+            write_json(
+                folder / _FACTS, {"tables": kinds, "rows": count, "indexed": count, "probes": None, "recall": 1.0}
+            )
             store = cls(folder, space, same_space)
             from lancedb.index import BTree
 
@@ -267,8 +270,11 @@ class LanceStore:
             write_json(self.folder / _FACTS, self.facts)
             self._table.checkout_latest()
             self._table.add(_rows(prepared, items, first))
-            # What no index knows yet is looked at row by row.
-            self._table.optimize()
+            # What no index knows yet is looked at row by row; to take it in is worth most of a minute for some of it.
+            if self.next_row - self.facts.get("indexed", 0) > max(_LARGE, self.next_row // _SHARE):
+                self._table.optimize()
+                self.facts = {**self.facts, "indexed": self.next_row}
+                write_json(self.folder / _FACTS, self.facts)
 
     def remove(self, rows: np.ndarray) -> None:
         """See `Store`."""
