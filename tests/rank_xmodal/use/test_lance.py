@@ -101,9 +101,12 @@ def test_a_large_table_is_looked_at_in_part_and_says_what_it_misses(tmp_path, mo
     found = np.concatenate([part.rows for part in index.store.find(asked, 51, None, 16)])
     recall = np.mean([len(np.intersect1d(a, b)) / 51 for a, b in zip(top, found, strict=True)])
     assert recall > 0.9
-    index.add(unit(5, 7), ids=range(3_000, 3_005))
-    hits = Index.load(tmp_path / "index").search(unit(5, 7), k=1)
-    np.testing.assert_array_equal(hits.ids[:, 0], np.arange(3_000, 3_005))
+    for count, indexed in ((5, 3_000), (1_200, 4_205)):  # few are looked at one by one, of many the index is made anew
+        first = index.store.next_row
+        index.add(unit(count, count), ids=range(first, first + count))
+        hits = Index.load(tmp_path / "index").search(unit(count, count)[:5], k=1)
+        np.testing.assert_array_equal(hits.ids[:, 0], np.arange(first, first + 5))
+        assert json.loads((tmp_path / "index" / "lance.json").read_text())["indexed"] == indexed
 
 
 def test_a_writer_that_died_gives_no_row_twice(tmp_path, monkeypatch):
