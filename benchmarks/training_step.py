@@ -29,8 +29,10 @@ _BATCHES = 16  # stored features of more would only fill the memory
 def lists_of(data: EmbeddingSet) -> tuple[ListTensors, float]:
     """Return the paper's lists of a set as tensors, and the spread of their cosines."""
     lists = mine(data, "t2i", negatives=50, pool=200, protocol="clean", seed=0)
-    near = Neighbours.none(len(data.image_emb))  # as in a training: the recipe has no use for hubness
-    tensors = ListTensors.gather(data, lists, near, torch.device("cpu"), in_bank=True)
+    # As in a training: the recipe has no use for hubness.
+    tensors = ListTensors.gather(
+        data, lists, lambda rows: Neighbours.none(len(rows)), torch.device("cpu"), in_bank=True
+    )
     return tensors, spread_of(tensors)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import open_npy
+from rank_xmodal.files import open_npy, telling
 
-_BLOCK = 65_536  # rows normalised at a time
+_BLOCK = 16_384  # rows normalised at a time
 Part = tuple[Path, np.ndarray]
 
 
@@ -49,27 +50,30 @@ def same_width(parts: Sequence[Part]) -> None:
             )
 
 
-def normalised(parts: Sequence[Part]) -> np.ndarray:
-    """Return the rows of all parts, one after the other, brought to length 1: (n, d) float16.
+def normalised(parts: Sequence[Part], beside: Path) -> np.ndarray:
+    """Return the rows of all parts, one after the other, brought to length 1: (n, d) float16, memory-mapped.
+
+    They lie in a file without a name in the folder of `beside`, gone with the array: memory bounds nothing.
 
     Raises
     ------
     UserError
-        If a row is zero or not finite.
+        If a row is zero or not finite, or the disk is full.
     """
-    out = np.empty((sum(len(array) for _, array in parts), parts[0][1].shape[1]), dtype=np.float16)
-    offset = 0
-    for path, array in parts:
-        for start in range(0, len(array), _BLOCK):
-            block, bad = unit_rows(np.asarray(array[start : start + _BLOCK]))
-            if bad is not None:
-                row, kind = bad
-                raise UserError(
-                    f"{path}, row {start + row}: the embedding is {kind}. Embed that item again or leave it out."
-                )
-            out[offset + start : offset + start + len(block)] = block
-        offset += len(array)
-    return out
+    shape = sum(len(array) for _, array in parts), parts[0][1].shape[1]
+    folder = next(folder for folder in beside.absolute().parents if folder.is_dir())
+    with telling(folder), tempfile.TemporaryFile(dir=folder) as out:
+        for path, array in parts:
+            for start in range(0, len(array), _BLOCK):
+                block, bad = unit_rows(np.asarray(array[start : start + _BLOCK]))
+                if bad is not None:
+                    row, kind = bad
+                    raise UserError(
+                        f"{path}, row {start + row}: the embedding is {kind}. Embed that item again or leave it out."
+                    )
+                out.write(block.astype(np.float16).tobytes())
+        out.flush()
+        return np.memmap(out, dtype=np.float16, mode="r", shape=shape)
 
 
 def plain(path: Path, array: np.ndarray) -> np.ndarray:
@@ -82,9 +86,11 @@ def plain(path: Path, array: np.ndarray) -> np.ndarray:
     """
     with np.errstate(over="ignore"):
         found = np.asarray(array, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-    if len(bad):
-        raise UserError(f"{path}, row {bad[0]}: holds NaN or infinity. Make that item again or leave it out.")
+    for start in range(0, len(found), _BLOCK):
+        bad = np.flatnonzero(~np.isfinite(found[start : start + _BLOCK]).all(axis=1))
+        if len(bad):
+            row = start + bad[0]
+            raise UserError(f"{path}, row {row}: holds NaN or infinity. Make that item again or leave it out.")
     return found
 
 

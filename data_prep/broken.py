@@ -10,6 +10,7 @@ from data_prep.images import REMEDY
 from rank_xmodal.errors import UserError
 
 _SHOWN = 5
+_TOLD = 100  # at the end, where they are left out: nothing else names them
 
 
 class Broken:
@@ -80,18 +81,18 @@ class Broken:
         return self.corpus.without(list(self.why)) if self.why else self.corpus
 
     def tell(self, say: Callable[[str], None], captions: int) -> None:
-        """Say how many images, and captions with them, were left out, and why the first few."""
+        """Say how many images, and captions with them, were left out, and which: the first hundred."""
         if self.why:
             also = f", and {captions:,} captions with them" if captions else ""
             say(f"{self.corpus.name}: left out {len(self.why):,} of {len(self.paths):,} images{also}:")
-            for line in self._listed(self.why).splitlines():
+            for line in self._listed(self.why, _TOLD).splitlines():
                 say(line)
 
-    def _listed(self, bad: Mapping[int, str]) -> str:
+    def _listed(self, bad: Mapping[int, str], most: int = _SHOWN) -> str:
         ids = self.corpus.images["image_id"]
         rows = sorted(bad)
-        lines = [f"  {self.paths[row]} (image_id {ids.iloc[row]!r}) {bad[row]}" for row in rows[:_SHOWN]]
-        return "\n".join(lines + [f"  ... and {len(bad) - _SHOWN:,} more"] * (len(bad) > _SHOWN))
+        lines = [f"  {self.paths[row]} (image_id {ids.iloc[row]!r}) {bad[row]}" for row in rows[:most]]
+        return "\n".join(lines + [f"  ... and {len(bad) - most:,} more"] * (len(bad) > most))
 
 
 def reason(path: Path, error: UserError) -> str:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.broken import Broken
+from data_prep.computing import computed, threads_for
 from data_prep.datasets.corpus import Corpus
 from data_prep.embed_images import encode_images
+from data_prep.embed_sharing import Sharing
 from data_prep.encoder import Encoder
 from data_prep.image_root import moved, stored_paths
 from data_prep.partial import Partial, Side
@@ -22,6 +24,7 @@ from data_prep.replace import check_replaceable
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.files import read_json, recover
+from rank_xmodal.parallel import Executor, Serial
 
 
 def embed(
@@ -36,6 +39,7 @@ def embed(
     name: str | None = None,
     progress: bool = True,
     say: Callable[[str], None] = print,
+    executor: Executor | None = None,
 ) -> EmbeddingSet:
     """Encode images, then captions, and write the embedding set.
 
@@ -63,6 +67,8 @@ def embed(
         Show a bar on a terminal and plain lines elsewhere.
     say : callable
         Takes each line of the report.
+    executor : Executor, optional
+        Whose workers encode, each with a model of its own; this process if not given. The set is the same.
 
     Raises
     ------
@@ -88,16 +94,22 @@ def embed(
         skipped = finished.meta.get("skipped")
         without = f" (without {skipped.get('images')} broken images)" if isinstance(skipped, dict) else ""
         say(f"{out}: already holds these embeddings{without}; nothing to do")
+        _tell_newer(paths, out, say)
         partial.discard()
         return moved(finished, corpus, say)
     check_replaceable(out, overwrite)
     with partial:
         check_replaceable(out, overwrite)  # another process may have finished meanwhile
         images, texts = partial.open("image"), partial.open("text")
-        times = [encode_images(paths, image_keys, encoder, images, broken, batch_size, workers, progress, say)]
+        sharing = None
+        if executor is not None and executor.name != Serial.name:
+            sharing = Sharing(executor, encoder, batch_size, max(1, workers // executor.workers))
+            times = [sharing.images(paths, image_keys, images, broken, progress, say)]
+        else:
+            times = [encode_images(paths, image_keys, encoder, images, broken, batch_size, workers, progress, say)]
         rest = broken.rest()
         text_keys = [_digest("text", text) for text in rest.texts["text"]]
-        times.append(_encode_texts(rest, text_keys, encoder, texts, batch_size, progress, say))
+        times.append(_encode_texts(rest, text_keys, encoder, texts, batch_size, progress, say, sharing))
         start = time.monotonic()
         kept = [row for row in range(len(paths)) if row not in broken.why]
         table, places = stored_paths(rest, out)
@@ -164,6 +176,17 @@ def _finished(out: Path, asked: str, skip_broken: bool) -> EmbeddingSet | None:
         raise UserError(f"{error} Run again with --overwrite.") from error
 
 
+def _tell_newer(paths: Sequence[Path], out: Path, say: Callable[[str], None]) -> None:
+    """Say which image files were written after the set was: one that was turned or mended may have kept its size."""
+    made = (out / "image_emb.npy").stat().st_mtime
+    newer = [path for path in paths if os.path.isfile(path) and path.stat().st_mtime > made]
+    if newer:
+        say(
+            f"{out}: {len(newer):,} image file(s) are newer than it, {newer[0]} among them. If they show something "
+            "else now, embed again with --overwrite."
+        )
+
+
 def _image_keys(paths: Sequence[Path], broken: Broken) -> tuple[list[int], dict[int, bytes]]:
     """Return each image's size (-1 if it is missing), and the key of each that isn't empty; a changed file has another.
 
@@ -227,6 +250,7 @@ def _encode_texts(
     batch_size: int,
     progress: bool,
     say: Callable[[str], None],
+    sharing: Sharing | None,
 ) -> StageTimes:
     times = StageTimes("captions")
     todo = _todo(keys, side)
@@ -235,14 +259,21 @@ def _encode_texts(
     texts = corpus.texts["text"].tolist()
     cut = encoder.truncated
     with progress_bar("captions", len(set(keys)), len(set(keys)) - len(todo), say, progress) as advance:
-        for batch in _batches(todo, batch_size):
-            start = time.monotonic()
-            rows = encoder.encode_texts([texts[row] for row in batch], batch_size)
-            computed = time.monotonic()
+        if sharing is not None:
+            times = sharing.texts(texts, keys, todo, side, advance)
+            todo = []
+
+        def work(batch: list[int]) -> tuple[list[int], np.ndarray]:
+            return batch, encoder.encode_texts([texts[row] for row in batch], batch_size)
+
+        start = time.monotonic()
+        for batch, rows in computed(work, _batches(todo, batch_size), threads_for(encoder.device)):
+            got = time.monotonic()
             side.append([keys[row] for row in batch], rows)
             times.items += len(batch)
-            times.compute += computed - start
-            times.write += time.monotonic() - computed
+            times.compute += got - start
+            start = time.monotonic()
+            times.write += start - got
             advance(len(batch))
     if encoder.truncated > cut:
         say(f"captions: {encoder.truncated - cut:,} are longer than {encoder.name} can read; their ends were cut off")

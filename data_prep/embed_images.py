@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data_prep.broken import Broken, reason
+from data_prep.computing import computed, threads_for
 from data_prep.encoder import Encoder
 from data_prep.images import check_header
 from data_prep.partial import Side
@@ -48,28 +50,26 @@ def encode_images(
         Told of files that can't be used.
     """
     times = StageTimes("images")
-    first = {key: row for row, key in reversed(list(keys.items()))}
-    todo = [row for row in sorted(first.values()) if keys[row] not in side]
-    if len(todo) < len(first):
-        say(f"images: {len(first) - len(todo):,} of {len(first):,} were encoded before; going on")
+    todo, count = to_encode(keys, side, say), len(set(keys.values()))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read-image")
     try:
         start = time.monotonic()
         # A text file named .jpg is found now, and not after hours.
-        heads = pool.map(lambda row: _header_error(paths[row]), todo, chunksize=1)
+        heads = pool.map(lambda row: header_error(paths[row]), todo, chunksize=1)
         broken.found({row: why for row, why in zip(todo, heads, strict=True) if why})
         times.read += time.monotonic() - start
         todo = [row for row in todo if row not in broken.why]
-        with progress_bar("images", len(first), len(first) - len(todo), say, progress) as advance:
-            for rows, pixels in _batches(pool, paths, todo, encoder, broken, batch_size, times):
-                start = time.monotonic()
-                found = encoder.encode_pixels(pixels, [str(paths[row]) for row in rows])
-                computed = time.monotonic()
+        with progress_bar("images", count, count - len(todo), say, progress) as advance:
+            batches = batches_of(pool, paths, todo, encoder, broken.found_late, batch_size, times)
+            waited, start = times.read, time.monotonic()
+            for rows, found in encoded(encoder, paths, batches):
+                got = time.monotonic()
+                times.compute += got - start - (times.read - waited)  # some of it passed in waiting for files
                 side.append([keys[row] for row in rows], found)
                 times.items += len(rows)
-                times.compute += computed - start
-                times.write += time.monotonic() - computed
                 advance(len(rows))
+                waited, start = times.read, time.monotonic()
+                times.write += start - got
         bad = {keys[row]: why for row, why in broken.why.items() if row in keys}
         broken.why.update({row: bad[key] for row, key in keys.items() if key in bad})
     finally:
@@ -77,16 +77,39 @@ def encode_images(
     return times
 
 
-def _batches(
+def encoded(
+    encoder: Encoder,
+    paths: Sequence[Path] | Mapping[int, Path],
+    batches: Iterator[tuple[list[int], torch.Tensor]],
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield rows and their embeddings, (n, d) float16."""
+
+    def work(batch: tuple[list[int], torch.Tensor]) -> tuple[list[int], np.ndarray]:
+        rows, pixels = batch
+        return rows, encoder.encode_pixels(pixels, [str(paths[row]) for row in rows])
+
+    return computed(work, batches, threads_for(encoder.device))
+
+
+def to_encode(keys: Mapping[int, bytes], side: Side, say: Callable[[str], None]) -> list[int]:
+    """Return the rows that `side` has not, ascending, one for each key; say how many it has."""
+    first = {key: row for row, key in reversed(list(keys.items()))}
+    todo = [row for row in sorted(first.values()) if keys[row] not in side]
+    if len(todo) < len(first):
+        say(f"images: {len(first) - len(todo):,} of {len(first):,} were encoded before; going on")
+    return todo
+
+
+def batches_of(
     pool: ThreadPoolExecutor,
-    paths: Sequence[Path],
+    paths: Sequence[Path] | Mapping[int, Path],
     todo: Sequence[int],
     encoder: Encoder,
-    broken: Broken,
+    broken: Callable[[int, UserError], None],
     size: int,
     times: StageTimes,
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yield rows and their pixels, `size` at a time but for the last."""
+    """Yield rows and their pixels, `size` at a time but for the last; `broken` is told of files that can't be read."""
     rows: list[int] = []
     pixels: list[torch.Tensor] = []
     for row, future in _ahead(pool, paths, todo, encoder, _AHEAD * size):
@@ -95,7 +118,7 @@ def _batches(
             pixels.append(future.result())
             rows.append(row)
         except UserError as error:
-            broken.found_late(row, error)
+            broken(row, error)
         times.read += time.monotonic() - start
         if len(rows) == size:
             yield rows, torch.stack(pixels)
@@ -105,7 +128,11 @@ def _batches(
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, paths: Sequence[Path], todo: Sequence[int], encoder: Encoder, most: int
+    pool: ThreadPoolExecutor,
+    paths: Sequence[Path] | Mapping[int, Path],
+    todo: Sequence[int],
+    encoder: Encoder,
+    most: int,
 ) -> Iterator[tuple[int, Future[torch.Tensor]]]:
     waiting: deque[tuple[int, Future[torch.Tensor]]] = deque()
     for row in todo:
@@ -116,7 +143,8 @@ def _ahead(
         yield waiting.popleft()
 
 
-def _header_error(path: Path) -> str:
+def header_error(path: Path) -> str:
+    """Return what is wrong with a file that begins like no image; "" if nothing is."""
     try:
         check_header(path)
     except UserError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from data_prep.images import read_image
 from data_prep.weights import Weights, import_open_clip, resolve, unpacked
 from rank_xmodal.errors import UserError, first_line
 
+_COUNTING = threading.Lock()  # batches are encoded side by side
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
@@ -117,7 +119,9 @@ class Encoder:
         for start in range(0, len(texts), batch_size):
             batch = list(texts[start : start + batch_size])
             tokens = self.tokenizer(batch)
-            self.truncated += sum(self._too_long(t, row) for t, row in zip(batch, tokens, strict=True))
+            cut = sum(self._too_long(t, row) for t, row in zip(batch, tokens, strict=True))
+            with _COUNTING:
+                self.truncated += cut
             parts.append(self._run(self.model.encode_text, tokens, [f"caption {text!r}" for text in batch]))
         return np.concatenate(parts)
 
@@ -194,6 +198,16 @@ def load_encoder(
     with torch.inference_mode():
         encoder.dim = int(network.encode_text(tokenizer(["a"]).to(target)).shape[-1])
     return encoder
+
+
+def weights_named(tag: str, file: str | None) -> str:
+    """Return what `load_encoder` finds the weights of an encoder by again: its tag, its file, or TAG=FILE.
+
+    A file that was given for a tag is prepared for as the tag's are.
+    """
+    if file is None:
+        return tag
+    return file if tag in ("", Path(file).name) else f"{tag}={file}"
 
 
 def _device(device: str | torch.device | None) -> torch.device:

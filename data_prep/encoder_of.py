@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from data_prep.encoder import Encoder, load_encoder
+from data_prep.encoder import Encoder, load_encoder, weights_named
 from data_prep.weights import add_config
 from rank_xmodal.errors import UserError
 
@@ -50,7 +50,7 @@ def encoder_of(
         )
     if facts.get("model_config"):
         add_config(name, json.loads(facts["model_config"]), where)
-    weights = pretrained or facts.get("weights_file") or facts.get("pretrained")
+    weights = pretrained or weights_named(facts.get("pretrained") or "", facts.get("weights_file"))
     encoder = load_encoder(name, weights, None if device == "auto" else device, say=say)
     if facts.get("weights_sha256") not in (None, encoder.sha256):
         raise UserError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
 from rank_xmodal.errors import UserError
 
@@ -24,9 +24,20 @@ MOST_OBLONG = 400
 
 # The size is judged here. Said for good, since `catch_warnings` must not be used in threads, and images are read there.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow's other warnings name no file; where one of them matters, the image can't be read, which is told.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands, behind the file's length
 _AVIF = (b"avif", b"avis")
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF's orientation: what makes it upright
 
 with suppress(ImportError):  # the extra heic
     import pillow_heif
@@ -145,11 +156,32 @@ def _check_opened(path: Path, opened: Image.Image) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)  # as a person sees it
-    if image.mode.startswith("I"):
-        # 16 bits a pixel: Pillow's own conversion clips at 255, which turns most of the image white.
-        values = np.asarray(image)
-        image = Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+    image = _upright(image)
+    if image.mode[0] in "IF":
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as a person sees it."""
+    # Pillow's own function also writes the EXIF anew, and what some cameras wrote there can be read, but not written.
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # of EXIF that is none: SyntaxError, ValueError, struct.error and others
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Return grey values of more than 8 bits, whole or broken numbers, as 8 bits.
+
+    Pillow's own conversion clips at 255, which turns most of a 16-bit image white, and all of one from 0 to 1 black.
+    """
+    largest = values.max(initial=0, where=np.isfinite(values))
+    if largest <= 1 and values.dtype.kind == "f":
+        values = values * 255.0
+    elif largest > 255:
+        values = values / (256 if largest <= 65_535 else float(largest) / 255)  # above, nobody knows what white is
+    return np.nan_to_num(values, posinf=255, neginf=0).clip(0, 255).astype(np.uint8)

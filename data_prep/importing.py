@@ -94,7 +94,7 @@ def import_embeddings(
     if without:
         say(f"{images}: {without:,} of {len(image_emb):,} images have no caption; kept in split 'none', never used")
     rows = range(len(image_emb))
-    stored = plain if unaligned else lambda path, array: normalised([(path, array)])
+    stored = plain if unaligned else lambda path, array: normalised([(path, array)], out)
     made = EmbeddingSet(
         stored(images, image_emb),
         stored(texts, text_emb),
@@ -127,7 +127,7 @@ def _images_alone(
 ) -> EmbeddingSet:
     ids = [str(row) for row in range(len(image_emb))]
     made = corpus_of_images(
-        normalised([(images, image_emb)]), ids, [""] * len(ids), meta_of(out, name, "import", encoder)
+        normalised([(images, image_emb)], out), ids, [""] * len(ids), meta_of(out, name, "import", encoder)
     )
     check_encoder(encoder, made, np.zeros(0, dtype=bool), out, say)
     say(f"{images}: {len(ids):,} images without captions, a corpus to search in")

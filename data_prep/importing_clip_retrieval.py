@@ -71,14 +71,14 @@ def import_clip_retrieval(
     names = whole["image_path"]
     rows = {image: i for i, image in enumerate(dict.fromkeys(names))}
     owner = [rows[image] for image in names]
-    image_emb = normalised(image_parts)
+    image_emb = normalised(image_parts, out)
     image_emb = image_emb[_first_rows(whole, image_emb, owner)]
     meta = meta_of(out, name, "clip-retrieval", encoder)
     if not text_parts:
         say(f"{folder}: no text_emb, so its {len(rows):,} images become a corpus to search in, without captions")
         made, lost = corpus_of_images(image_emb, list(rows), list(rows), meta), np.zeros(0, dtype=bool)
     else:
-        made, lost = _with_captions(whole, tables, image_emb, normalised(text_parts), rows, owner, meta, seed, say)
+        made, lost = _with_captions(whole, tables, image_emb, normalised(text_parts, out), rows, owner, meta, seed, say)
     check_encoder(encoder, made, lost, out, say)
     return written(made, out, overwrite, say)
 

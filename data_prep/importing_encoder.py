@@ -67,7 +67,8 @@ def check_encoder(
     """
     if encoder is None:
         return
-    files = image_files(replace(made, root=out))
+    # Without "..": the folder that these lead out of is not there yet.
+    files = [file and os.path.normpath(file) for file in image_files(replace(made, root=Path(os.path.realpath(out))))]
     tried = _spread(np.arange(len(files)), _TRIED)
     rows = _spread(np.array([row for row in tried if files[row] and os.path.isfile(files[row])], dtype=int), _CHECKED)
     lowest, checked = 1.0, {"images": 0, "captions": 0}

@@ -14,8 +14,8 @@ PACKAGES = ("rank_xmodal", "data_prep", "experiments")
 # From the ground up: a room knows those before it, and none behind it. A file in the package itself is a room.
 ROOMS = {
     "rank_xmodal": (
-        "errors", "files", "devices", "torchvision_ops", "losses", "metrics", "data", "retrieval", "evaluation",
-        "lists", "training", "scorers", "use",
+        "errors", "files", "devices", "parallel", "torchvision_ops", "losses", "metrics", "data", "retrieval",
+        "evaluation", "lists", "training", "scorers", "use",
     ),
     "experiments": ("results", "export", "checks", "report", "use", "serve", "run", "study", "cli"),
 }  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from data_prep.datasets.tables import Table, read_captions
 from data_prep.datasets.walk import find_images
 from data_prep.images import SUFFIXES
 from rank_xmodal.errors import UserError
+from rank_xmodal.files import sha256_of_file
 
 
 def load_folder(
@@ -39,7 +42,7 @@ def load_folder(
     images : Path, optional
         The image folder, where it isn't `root`.
     seed : int
-        Deals the images out 80/10/10 where there is no split column.
+        Deals the images out 80/10/10 where there is no split column, copies of a file into one split.
     skip_broken : bool
         Images that the table names may be missing: `embed` leaves them out, as it does all that it can't read.
 
@@ -71,14 +74,15 @@ def load_folder(
                 f"{table.at(row)}: image {name!r} leads out of {folder}. Name a file inside it, or put a link to the "
                 "file's folder there."
             )
+    spelt = {name: _spelt(name, folder) for name in dict.fromkeys(names)}
+    names = [spelt[name] for name in names]
     rows = {name: i for i, name in enumerate(dict.fromkeys(names))}
     if not skip_broken:
         _check_files(table, names, folder)
     if "split" in table:
         split_of = split_of_images(table, names, read_splits(table))
     else:
-        split_of = random_splits(list(rows), seed, str(table.path))
-        say(f"{table.path.name}: no split column; {len(rows):,} images dealt out 80/10/10 (seed {seed})")
+        split_of = _dealt(table, list(rows), folder, seed, say)
     labels = read_labels(table)
     of_image = labels_of_images(table, names, labels)
     ids = table["caption_id"] if "caption_id" in table else [str(row) for row in range(len(table))]
@@ -123,6 +127,38 @@ def _images_alone(root: Path, folder: Path, say: Callable[[str], None]) -> Corpu
     )
 
 
+def _dealt(table: Table, names: list[str], folder: Path, seed: int, say: Callable[[str], None]) -> dict[str, str]:
+    first = _first_copies(names, folder)
+    dealt = random_splits(sorted(set(first.values())), seed, str(table.path))
+    copies = len(names) - len(dealt)
+    also = f", {copies:,} of them copies of others, which go with these" if copies else ""
+    say(f"{table.path.name}: no split column; {len(names):,} images dealt out 80/10/10 (seed {seed}){also}")
+    return {name: dealt[first[name]] for name in names}
+
+
+def _first_copies(names: list[str], folder: Path) -> dict[str, str]:
+    """Return for each image the first, by name, of the same bytes: nobody is tested on what was learnt."""
+    like: dict[int | str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        path = folder / name
+        like[path.stat().st_size if os.path.isfile(path) else name].append(name)
+    first: dict[str, str] = {}
+    for same_size in like.values():  # only these are read
+        by_bytes: dict[str, str] = {}
+        for name in same_size:
+            key = sha256_of_file(folder / name) if len(same_size) > 1 else name
+            first[name] = by_bytes.setdefault(key, name)
+    return first
+
+
+def _spelt(name: str, folder: Path) -> str:
+    """Return a name as the folder has it: an é may be one character, or an e and an accent, as macOS writes it."""
+    if name.isascii() or os.path.isfile(folder / name):
+        return name
+    forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    return next((form for form in forms if os.path.isfile(folder / form)), name)
+
+
 def _check_files(table: Table, names: list[str], folder: Path) -> None:
     # os.path answers where pathlib raises: for a name that is too long, or in a folder that may not be read.
     known = {name: os.path.isfile(folder / name) for name in dict.fromkeys(names)}
@@ -131,9 +167,12 @@ def _check_files(table: Table, names: list[str], folder: Path) -> None:
         return
     row = names.index(missing[0])
     parent = (folder / missing[0]).parent
-    there = sorted(entry.name for entry in parent.iterdir()) if os.access(parent, os.R_OK) and parent.is_dir() else []
-    wanted = Path(missing[0]).name
-    near = [name for name in there if name.lower() == wanted.lower()] or difflib.get_close_matches(wanted, there, 1)
+    readable = os.access(parent, os.R_OK) and parent.is_dir()
+    there = sorted(entry.name for entry in parent.iterdir() if entry.is_file()) if readable else []
+    wanted, slashed = Path(missing[0]).name, missing[0].replace("\\", "/")  # of a table that Windows wrote
+    near = [slashed] if os.path.isfile(folder / slashed) else []
+    near = near or [name for name in there if name.lower() == wanted.lower()]
+    near = near or difflib.get_close_matches(wanted, there, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     more = f" ({len(missing):,} images are missing.)" if len(missing) > 1 else ""
     raise UserError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from data_prep.datasets.extracted import Extracted
 from data_prep.datasets.splits import named_split, random_splits
 from data_prep.progress import progress_bar
 from rank_xmodal.errors import UserError
-from rank_xmodal.files.reading import unreadable
+from rank_xmodal.files.reading import is_text, unreadable
 
 _CAPTIONS = (r"captions?(_\d+)?", r"texts?(_\d+)?", r"sentences?(_\d+)?")  # the first kind that is there
 _BATCH = 32  # rows at a time; of a file no more than a row group is in memory
@@ -37,7 +39,8 @@ def load_parquet(root: Path, images: Path, seed: int = 0, say: Callable[[str], N
 
     The images are written into a folder as they are, where they are encoded from, and shown later. Captions are strings
     or lists of strings in a column caption, text or sentences (or caption_0, caption_1 ...); without one the images
-    become a corpus to search in. Splits are read from a column split, else from the names of files or their folders
+    become a corpus to search in. Rows that hold the same image are one image with the captions of all, within a split.
+    Splits are read from a column split, else from the names of files or their folders
     (train-00000-of-00002.parquet).
 
     Parameters
@@ -56,26 +59,42 @@ def load_parquet(root: Path, images: Path, seed: int = 0, say: Callable[[str], N
         `images` holds something else or can't be written.
     """
     root = Path(root)
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*.parquet") if path.is_file())
-    if not files:
-        raise UserError(f"{root}: no Parquet file. Name one, or the folder of a dataset, with --root.")
-    readers = [_Reader(file, root) for file in files]
+    readers = [_Reader(file, root) for file in _files(root)]
+    count = sum(map(len, readers))
     names: list[str] = []
     splits: list[str | None] = []
     captions: list[tuple[int, str, str]] = []
-    empty = 0
-    with Extracted(images, root) as extracted, progress_bar("images", sum(map(len, readers)), say=say) as advance:
+    first: dict[tuple[str | None, bytes], int] = {}
+    said: Counter[int] = Counter()  # captions of each image so far
+    empty = without = 0
+    with Extracted(images, root) as extracted, progress_bar("images", count, say=say) as advance:
         for reader in readers:
             for number, row in enumerate(reader):
-                names.append(extracted.put(f"{reader.shard}/{number:06d}", row.name, row.image))
-                splits.append(row.split)
-                said = [text for text in row.captions if text]
-                empty += len(row.captions) - len(said)
-                captions += [(len(names) - 1, f"{names[-1]}#{place}", text) for place, text in enumerate(said)]
+                # Dealt out one by one, a caption each, an image would be trained on and tested with.
+                key = (row.split, sha256(row.image or b"").digest())
+                at = first.setdefault(key, len(names)) if row.image and reader.captions else len(names)
+                if at == len(names):
+                    names.append(extracted.put(f"{reader.shard}/{number:06d}", row.name, row.image))
+                    splits.append(row.split)
+                    without += row.image is None
+                for text in filter(None, row.captions):
+                    captions.append((at, f"{names[at]}#{said[at]}", text))
+                    said[at] += 1
+                empty += row.captions.count("")
                 advance(1)
     if not names:
         raise UserError(f"{root}: the table is empty. Bring the file again.")
-    say(f"{root}: {extracted.written:,} of {len(names):,} images written into {images}, the others were there")
+    if without == len(names):
+        raise UserError(
+            f"{root}: names images, {row.name!r} among them, and holds none. Save the dataset with its images in it, "
+            "or embed their folder, with a table of captions: --dataset folder."
+        )
+    there = len(names) - without - extracted.written
+    say(f"{root}: {extracted.written:,} of {len(names):,} images written into {images}, {there:,} were there")
+    if without:
+        say(f"{root}: {without:,} rows hold no image")
+    if len(names) < count:
+        say(f"{root}: {count:,} rows hold {len(names):,} different images; captions of one image are brought together")
     if empty:
         say(f"{root}: {empty:,} empty captions left out")
     told = _splits(root, names, splits, bool(captions), seed, say)
@@ -87,6 +106,19 @@ def load_parquet(root: Path, images: Path, seed: int = 0, say: Callable[[str], N
         relevance=relevance_table(owner),
         image_root=images,
     )
+
+
+def _files(root: Path) -> list[Path]:
+    """Return the Parquet files of a dataset, without hidden ones and those in hidden folders."""
+    found = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix.lower() == ".parquet")
+    found = [path for path in found if path.is_file() and not _is_hidden(path, root)]
+    if not found:
+        raise UserError(f"{root}: no Parquet file. Name one, or the folder of a dataset, with --root.")
+    return found
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _splits(
@@ -120,8 +152,13 @@ class _Reader:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _broken(file, error) from error
         self._image = _image_column(file, kinds)
-        self._captions = _caption_columns(file, kinds)
-        self._split = "split" if "split" in kinds and pa.types.is_string(kinds["split"]) else None
+        self.captions = _caption_columns(file, kinds)
+        self._split = "split" if "split" in kinds else None
+        if self._split and not is_text(kinds["split"]):
+            raise UserError(
+                f"{file}: the column 'split' holds {str(kinds['split'])[:200]}; it must hold train, val or test. "
+                "Convert the column, or give it another name."
+            )
         parts = [*self.shard.split("/")[::-1]]
         self._of_file = next(filter(None, (named_split(re.split(r"[-_.]", part)[0]) for part in parts)), None)
 
@@ -129,7 +166,7 @@ class _Reader:
         return int(self._parquet.metadata.num_rows)
 
     def __iter__(self) -> Iterator[Row]:
-        columns = [self._image, *self._captions, *([self._split] if self._split else [])]
+        columns = [self._image, *self.captions, *([self._split] if self._split else [])]
         number = 0
         batches = self._parquet.iter_batches(_BATCH, columns=columns)
         while True:
@@ -150,7 +187,7 @@ class _Reader:
         if isinstance(image, dict):
             image, name = image["bytes"], image.get("path") or ""
         captions: list[str] = []
-        for column in self._captions:
+        for column in self.captions:
             value = row[column]
             captions += [(text or "").strip() for text in ([value] if isinstance(value, str) else value or [])]
         split = self._of_file
@@ -181,7 +218,7 @@ def _caption_columns(file: Path, kinds: dict[str, pa.DataType]) -> list[str]:
     for pattern in _CAPTIONS:
         found = [name for name in kinds if re.fullmatch(pattern, name)]
         for name in found:
-            if not (_is_words(kinds[name]) or (_is_list(kinds[name]) and _is_words(kinds[name].value_type))):
+            if not (is_text(kinds[name]) or (_is_list(kinds[name]) and is_text(kinds[name].value_type))):
                 raise UserError(
                     f"{file}: the column {name!r} holds {str(kinds[name])[:200]}; captions must be strings, or lists "
                     "of such. Convert the column, or give it another name."
@@ -197,10 +234,6 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _is_struct_of_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind)) and any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
-
-
-def _is_words(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:

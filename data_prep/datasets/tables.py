@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Iterable
@@ -167,9 +168,10 @@ def _read_csv(path: Path) -> Table:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
+        kind = "utf-16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin1"
         raise UserError(
             f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8. Save the file as UTF-8 "
-            "(`iconv -f latin1 -t utf-8 FILE`, or 'CSV UTF-8' in a spreadsheet)."
+            f"(`iconv -f {kind} -t utf-8 FILE`, or 'CSV UTF-8' in a spreadsheet)."
         ) from error
     if not text.strip():
         raise UserError(f"{path}: the file is empty. Its first line names the columns, then one line a caption.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.mining.protected import Protected
 from data_prep.mining.work import Lists, Work, ordered
 from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.exact import exact_cosine
@@ -12,7 +11,6 @@ from rank_xmodal.retrieval.exact import exact_cosine
 
 def clean(work: Work, queries: np.ndarray) -> Lists:
     """Mine the lists of queries (Q,), see the module."""
-    protected = Protected(work.data, work.direction)
     positive, grade = work.positives(queries)
     similarity = exact_cosine(work.query_emb, work.candidate_emb, queries, positive[:, None])[:, 0]
     rows = np.empty((len(queries), work.negatives), dtype=np.int64)
@@ -20,16 +18,13 @@ def clean(work: Work, queries: np.ndarray) -> Lists:
     dropped: dict[str, int] = {}
     # Of a pool, everything is ranked. Of a whole gallery, the top is, and more of it for whom that won't do.
     first = work.pool if work.pool < len(work.gallery) else min(work.pool, _depth(work, queries))
-    for start in range(0, len(queries), work.block):
-        todo = np.arange(start, min(start + work.block, len(queries)))
-        depth = first
-        while len(todo):
-            enough = _choose(work, queries, todo, depth, protected, similarity, rows, cosine, dropped)
-            todo = todo[~enough]
-            if len(todo) and depth == work.pool:
-                _too_few(work, queries, todo[0], protected, similarity)
-            depth = min(4 * depth, work.pool)
-        work.progress(min(start + work.block, len(queries)), len(queries))
+    todo, depth = np.arange(len(queries)), first
+    while len(todo):
+        enough = _choose(work, queries, todo, depth, similarity, rows, cosine, dropped)
+        todo = todo[~enough]
+        if len(todo) and depth == work.pool:
+            _too_few(work, queries, todo[0], similarity)
+        depth = min(4 * depth, work.pool)
     labels = np.zeros((len(queries), work.negatives + 1), dtype=np.int8)
     labels[:, 0] = grade
     rows = np.column_stack([positive, rows])
@@ -51,7 +46,6 @@ def _choose(
     queries: np.ndarray,
     todo: np.ndarray,
     depth: int,
-    protected: Protected,
     similarity: np.ndarray,
     rows: np.ndarray,
     cosine: np.ndarray,
@@ -59,7 +53,7 @@ def _choose(
 ) -> np.ndarray:
     """Fill in the negatives of the queries at `todo` for whom the top `depth` is enough; say who they are."""
     ranked, scores = work.ranked(queries[todo], depth)
-    reasons = _reasons(work, queries[todo], ranked, scores, protected, similarity[todo])
+    reasons = _reasons(work, queries[todo], ranked, scores, similarity[todo])
     free = ~np.any(list(reasons.values()), axis=0)
     chosen = free & (np.cumsum(free, axis=1) > work.filters.range_min)
     chosen &= np.cumsum(chosen, axis=1) <= work.negatives
@@ -77,15 +71,10 @@ def _choose(
 
 
 def _reasons(
-    work: Work,
-    queries: np.ndarray,
-    ranked: np.ndarray,
-    scores: np.ndarray,
-    protected: Protected,
-    similarity: np.ndarray,
+    work: Work, queries: np.ndarray, ranked: np.ndarray, scores: np.ndarray, similarity: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Return by filter which candidates it drops (Q, L); each is dropped by one filter, the first that applies."""
-    reasons = {"relevant or duplicate": protected.of(queries, ranked)}
+    reasons = {"relevant or duplicate": work.protected.of(queries, ranked)}
     gone = reasons["relevant or duplicate"]
     for name, limit in work.filters.limits(similarity).items():
         reasons[name] = ~gone & (scores > limit[:, None])
@@ -93,10 +82,10 @@ def _reasons(
     return reasons
 
 
-def _too_few(work: Work, queries: np.ndarray, place: int, protected: Protected, similarity: np.ndarray) -> None:
+def _too_few(work: Work, queries: np.ndarray, place: int, similarity: np.ndarray) -> None:
     query = queries[place : place + 1]
     ranked, scores = work.ranked(query, work.pool)
-    reasons = _reasons(work, query, ranked, scores, protected, similarity[place : place + 1])
+    reasons = _reasons(work, query, ranked, scores, similarity[place : place + 1])
     free = int((~np.any(list(reasons.values()), axis=0)).sum())
     left = max(0, free - work.filters.range_min)
     counts = {**{name: int(mask.sum()) for name, mask in reasons.items()}, "range_min": free - left}

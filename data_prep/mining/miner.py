@@ -14,19 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.mining.clean import clean
 from data_prep.mining.filters import Filters
-from data_prep.mining.natural import natural
-from data_prep.mining.paper import paper
+from data_prep.mining.sharing import mined
 from data_prep.mining.statistics import similarities
-from data_prep.mining.work import Work
-from rank_xmodal.data.candidate_lists import CandidateLists
+from data_prep.mining.work import Lists, Work
+from rank_xmodal.data.candidate_lists import PADDING, CandidateLists
 from rank_xmodal.data.checks import check_common_space
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
+from rank_xmodal.parallel import Executor, Serial
 
-_MINE = {"clean": clean, "natural": natural, "paper": paper}
-PROTOCOLS = tuple(_MINE)
+PROTOCOLS = ("clean", "natural", "paper")
 
 
 def mine(
@@ -44,6 +42,8 @@ def mine(
     max_score: float | None = None,
     block: int = 4_096,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    executor: Executor | None = None,
+    shards: int = 1,
 ) -> CandidateLists:
     """Mine candidate lists of `negatives` + 1 places, each in the order of descending cosine, ties by row.
 
@@ -64,6 +64,11 @@ def mine(
     block : int
         Queries worked on at a time.
     progress : called with the queries done and their total
+    executor : Executor or None
+        Who mines, a block of queries after the other: this process if not given. It changes nothing in the lists.
+    shards : int, 1 or more
+        Under clean and paper with the pool "all": into how many parts the gallery is cut, which are searched one beside
+        the other and merged exactly, where no worker can hold all of it.
 
     Returns
     -------
@@ -81,14 +86,16 @@ def mine(
     check_common_space(data)
     filters = Filters(range_min, absolute_margin, relative_margin, max_score)
     _check(negatives, pool, protocol, seed)
+    if shards < 1 or (shards > 1 and (pool != "all" or protocol == "natural")):
+        raise UserError(f"shards={shards}: must be 1, or with the pool 'all' of clean or paper more.")
     filters.check(protocol)
     gallery = data.candidate_rows(direction, split)
     queries = data.query_rows(direction, split)
     if not len(queries):
         raise UserError(f"{data.root or data.name}: no {direction} query of split {split!r} has a relevant candidate.")
     size = len(gallery) if pool == "all" else min(pool, len(gallery))
-    work = Work(data, direction, gallery, negatives, size, seed, filters, block, progress)
-    rows, labels, cosine, dropped = _MINE[protocol](work, queries)
+    work = Work(data, direction, gallery, negatives, size, seed, filters, block)
+    rows, labels, cosine, dropped = _mined(protocol, work, queries, executor or Serial(), shards, progress)
     found = (labels > 0).any(axis=1)
     if not found.any():
         raise UserError(
@@ -111,9 +118,36 @@ def mine(
             "relevant_labelled_0": _mislabelled(data, direction, queries[found], rows[found], labels[found]),
         },
     }
-    return CandidateLists(
-        queries[found].astype(np.int32), rows[found].astype(np.int32), labels[found], cosine[found], info
-    )
+    return CandidateLists(queries[found].astype(np.int32), rows[found], labels[found], cosine[found], info)
+
+
+def _mined(
+    protocol: str,
+    work: Work,
+    queries: np.ndarray,
+    executor: Executor,
+    shards: int,
+    progress: Callable[[int, int], None],
+) -> Lists:
+    """Mine all parts, and put their lists where their queries stand."""
+    length = min(work.negatives + 1, len(work.gallery)) if protocol == "natural" else work.negatives + 1
+    shape = (len(queries), length)
+    rows, labels = np.full(shape, PADDING, dtype=np.int32), np.zeros(shape, dtype=np.int8)
+    cosine = np.zeros(shape, dtype=np.float32)
+    told: dict[int, dict[str, int]] = {}
+    done = 0
+    for number, part, found in mined(protocol, work, queries, executor, shards):
+        rows[part.places], labels[part.places], cosine[part.places], told[number] = found
+        done += len(part.places)
+        progress(done, len(queries))
+    dropped: dict[str, int] = {}
+    for _, counts in sorted(told.items()):
+        for name, count in counts.items():
+            dropped[name] = dropped.get(name, 0) + count
+    if (rows[:, -1] == PADDING).all():  # galleries smaller than the list
+        width = int((rows != PADDING).sum(axis=1).max())
+        rows, labels, cosine = rows[:, :width], labels[:, :width], cosine[:, :width]
+    return rows, labels, cosine, dropped
 
 
 def _mislabelled(

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from data_prep.mining.pools import mix
-from data_prep.mining.work import Lists, Work
+from data_prep.mining.work import Lists, Part, Work, rows_of
 from rank_xmodal.data.candidate_lists import PADDING
 from rank_xmodal.retrieval.exact import top_candidates
 
 _GALLERY = 2  # a word that keeps this hash apart from that of another use
 
 
-def natural(work: Work, queries: np.ndarray) -> Lists:
-    """Mine the lists of queries (Q,), see the module."""
+def natural(work: Work, queries: np.ndarray, members: np.ndarray) -> Lists:
+    """Mine the lists of queries (Q,) of one gallery, rows (m,), see the module."""
     depth = min(work.negatives + 1, len(work.gallery))
     rows = np.full((len(queries), depth), PADDING, dtype=np.int64)
     cosine = np.zeros((len(queries), depth), dtype=np.float32)
-    done = 0
-    for members, asking in _galleries(work, queries):
-        width = min(depth, len(members))
-        place, scores = top_candidates(work.query_emb[queries[asking]], work.candidate_emb[members], width)
-        rows[asking, :width] = members[place]
-        cosine[asking, :width] = scores
-        done += len(asking)
-        work.progress(done, len(queries))
-    if (rows[:, -1] == PADDING).all():  # galleries smaller than the list
-        width = int((rows != PADDING).sum(axis=1).max())
-        rows, cosine = rows[:, :width], cosine[:, :width]
+    width = min(depth, len(members))
+    place, cosine[:, :width] = top_candidates(work.query_emb[queries], rows_of(work.candidate_emb, members), width)
+    rows[:, :width] = members[place]
     return rows, work.data.grades(work.direction, queries, rows), cosine, {}
+
+
+def parts(work: Work, queries: np.ndarray) -> Iterator[Part]:
+    """Yield each gallery with the queries that search it, in parts of no more than the work's block."""
+    for members, asking in _galleries(work, queries):
+        for start in range(0, len(asking), work.block):
+            yield Part(asking[start : start + work.block], members)
 
 
 def _galleries(work: Work, queries: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -20,12 +20,7 @@ def paper(work: Work, queries: np.ndarray) -> Lists:
             f"Cannot mine {work.negatives} negatives per query: the split has only {len(work.gallery)} candidates. "
             "Decrease --negatives."
         )
-    rows = np.empty((len(queries), work.negatives), dtype=np.int64)
-    cosine = np.empty((len(queries), work.negatives), dtype=np.float32)
-    for start in range(0, len(queries), work.block):
-        part = slice(start, start + work.block)
-        rows[part], cosine[part] = work.ranked(queries[part], work.negatives)
-        work.progress(min(start + work.block, len(queries)), len(queries))
+    rows, cosine = work.ranked(queries, work.negatives)
     similarity = exact_cosine(work.query_emb, work.candidate_emb, queries, positive[:, None])
     labels = np.zeros((len(queries), work.negatives + 1), dtype=np.int8)
     labels[:, -1] = grade

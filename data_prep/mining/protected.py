@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.data.equal_rows import equal_rows
 
 
 class Protected:
@@ -32,7 +33,7 @@ class Protected:
 
 def _classes(embeddings: np.ndarray, texts: pd.Series | None = None) -> np.ndarray:
     """Give rows numbers such that exact duplicates share a number: the same embedding, or the same words."""
-    by_embedding = _equal_rows(embeddings)
+    by_embedding = equal_rows(embeddings)
     if texts is None:
         return by_embedding
     words = np.array([" ".join(text.casefold().split()) for text in texts.astype(str).tolist()], dtype=object)
@@ -42,26 +43,3 @@ def _classes(embeddings: np.ndarray, texts: pd.Series | None = None) -> np.ndarr
     links = sp.coo_matrix((np.ones(len(by_words), dtype=np.int8), (by_embedding, by_words)), shape=shape)
     both = sp.bmat([[None, links], [links.T, None]]).tocsr()
     return connected_components(both, directed=False)[1][by_embedding]
-
-
-def _equal_rows(rows: np.ndarray, block: int = 1_024) -> np.ndarray:
-    """Give rows numbers such that those of the same bytes share a number."""
-    rows = np.ascontiguousarray(rows)
-    if rows.shape[1] * rows.itemsize % 8:
-        return _by_bytes(rows)
-    words = rows.view(np.uint64)
-    odd = 2 * np.random.default_rng(0).integers(2**63, size=words.shape[1], dtype=np.uint64) + 1
-    hashes = np.concatenate([words[start : start + block] @ odd for start in range(0, len(words), block)])
-    number, distinct = pd.factorize(hashes)
-    first = np.empty(len(distinct), dtype=np.int64)
-    first[number[::-1]] = np.arange(len(rows))[::-1]  # the last one written stays
-    again = np.flatnonzero(first[number] != np.arange(len(rows)))
-    for part in np.array_split(again, 1 + len(again) // block):
-        if (words[part] != words[first[number[part]]]).any():  # different rows, one hash
-            return _by_bytes(rows)
-    return number
-
-
-def _by_bytes(rows: np.ndarray) -> np.ndarray:
-    """As `_equal_rows`, for rows of any width and hash, and slower."""
-    return pd.factorize(np.array([row.tobytes() for row in rows], dtype=object))[0]

@@ -38,8 +38,8 @@ from rank_xmodal.errors import UserError
 @click.option("--name", help="What tables and MLflow call this set; the folder's name if not given.")
 @click.option("--batch-size", type=options.count(1), default=64, show_default=True)
 @click.option(
-    "--seed", type=options.SEED, default=None, help="scenes, and what is dealt out: folders without a split column, "
-    "pascal_sentences, mirflickr.",
+    "--seed", type=options.SEED, default=None, help="scenes, and what is dealt out: folders and Parquet files without "
+    "splits, pascal_sentences, mirflickr.",
 )  # fmt: skip
 @click.option("--classes", type=options.count(1), help="nus_wide: keep the classes with the most images (10, or 21).")
 @click.option("--overwrite", is_flag=True, help="Replace another embedding set at --out.")
@@ -52,11 +52,12 @@ from rank_xmodal.errors import UserError
     help="Keep words and cells, too: of a ViT's patches the value path of its last block, or its last layer; or both "
     "sides' features before the projection.",
 )  # fmt: skip
+@options.parallel
 @options.device
 def embed(
     dataset: str, root: Path, model: str, pretrained: str, out: Path, captions: Path | None, name: str | None,
     batch_size: int, seed: int | None, classes: int | None, overwrite: bool, skip_broken: bool, tokens: Any,
-    device: str,
+    parallel: str, device: str,
 ) -> None:  # fmt: skip
     """Embed a dataset's images and captions with a frozen CLIP. Interrupted, it goes on where it stopped."""
     from data_prep.allocator import keep_blocks
@@ -65,6 +66,7 @@ def embed(
     from data_prep.embed_tokens import embed_tokens
     from data_prep.encoder import load_encoder
     from data_prep.local import LocalEncoder
+    from rank_xmodal.parallel import executor_named
 
     keep_blocks()
     given: dict[str, Any] = {"seed": seed, "captions": captions, "classes": classes}
@@ -75,9 +77,11 @@ def embed(
     corpus = load(dataset, root, say=say, **given)
     encoder = load_encoder(model, pretrained, None if device == "auto" else device, say=say)
     local = LocalEncoder(encoder, tokens) if tokens else None  # which towers it can't take is said before the work
-    made = run(
-        corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, skip_broken=skip_broken, name=name, say=say
-    )
+    with executor_named(parallel) as executor:
+        made = run(
+            corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, skip_broken=skip_broken, name=name,
+            say=say, executor=executor,
+        )  # fmt: skip
     if local is not None:
         made = embed_tokens(corpus, local, made, batch_size=batch_size, say=say)
     _describe(made)
@@ -241,26 +245,32 @@ def _pool(context: click.Context, parameter: click.Parameter, value: str) -> int
 @click.option("--absolute-margin", type=options.FINITE, help="Keep negatives this far below the positive's cosine.")
 @click.option("--relative-margin", type=options.FINITE, help="The same, as a share of the positive's cosine.")
 @click.option("--max-score", type=options.FINITE, help="Keep negatives of at most this cosine.")
+@click.option(
+    "--shards", type=options.count(1), default=1, show_default=True,
+    help="--pool all: search the gallery in so many parts, where a worker can't hold all of it.",
+)  # fmt: skip
+@options.parallel
 @click.option("--out", type=PATH, help="By default lists/DIRECTION-SPLIT.parquet in DATA.")
-def mine(data: Path, direction: str, split: str, out: Path | None, **options: Any) -> None:
+def mine(data: Path, direction: str, split: str, out: Path | None, parallel: str, **options: Any) -> None:
     """Mine hard negatives by CLIP cosine into candidate lists."""
     from data_prep.mining.miner import mine as run
     from data_prep.mining.statistics import format_report
     from data_prep.progress import progress_bar
     from experiments.run.lists import default_path
     from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+    from rank_xmodal.parallel import executor_named
 
     opened = EmbeddingSet.open(data)
     way = check_direction(direction)
-    done = 0
-    with progress_bar("queries", len(opened.query_rows(way, split)), say=say) as advance:
+    done, total = 0, len(opened.query_rows(way, split))
+    with executor_named(parallel) as executor, progress_bar("queries", total, say=say) as advance:
 
         def progress(count: int, total: int) -> None:
             nonlocal done
             advance(count - done)
             done = count
 
-        lists = run(opened, way, split, progress=progress, **options)
+        lists = run(opened, way, split, progress=progress, executor=executor, **options)
     target = out or default_path(opened, way, split)
     lists.write(target)
     echo(format_report(lists))

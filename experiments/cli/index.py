@@ -57,15 +57,20 @@ def add(folder: Path, data: Path, **options: Any) -> None:
 @click.command()
 @click.argument("folder", metavar="INDEX", type=PATH)
 @click.argument("ids", nargs=-1)
-@click.option("--from", "file", type=click.File("r", encoding="utf-8"), help="A file with an id a line.")
+@click.option("--from", "file", type=click.File("r", encoding="utf-8-sig"), help="A file with an id a line.")
 def remove(folder: Path, ids: tuple[str, ...], file: Any) -> None:
     """Remove candidates from an index by their ids. What it hasn't is told, so this can be repeated."""
+    from experiments.use.indexing import ids_as_written
     from rank_xmodal.use.index import Index
 
-    wanted = [*ids, *([line.rstrip("\r\n") for line in file if line.strip()] if file else [])]
-    if not wanted:
+    try:
+        written = [*ids, *([line.rstrip("\r\n") for line in file if line.strip()] if file else [])]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.name}: is no UTF-8. Save it as UTF-8, then run again.") from error
+    if not written:
         raise UserError("remove: name ids, or a file of them by --from.")
     made = Index.load(folder)
+    wanted = ids_as_written(made, written)
     there = set(made.store.columns(made.store.rows_of(wanted), ["id"])["id"].to_pylist())
     lost = [name for name in dict.fromkeys(wanted) if name not in there]
     if lost:  # no error, so that a command that was killed can be repeated

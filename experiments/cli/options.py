@@ -70,6 +70,13 @@ first_stage = click.option(
 )  # fmt: skip
 
 
+parallel = click.option(
+    "--parallel", default="1", show_default=True, metavar="N|ray",
+    help="So many processes of this machine, or a Ray cluster: RAY_ADDRESS's, else Ray started here. Results are the "
+    "same.",
+)  # fmt: skip
+
+
 def say(line: str) -> None:
     """Print a line of progress to standard error; results go to standard output."""
     echo(line, err=True)

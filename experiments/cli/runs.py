@@ -150,10 +150,11 @@ def _print_report(report: dict[str, Any]) -> None:
     "--confusion", type=PATH,
     help="Sets with one class an item: write the confusion matrices of the first item's class there, as CSV.",
 )  # fmt: skip
+@options.parallel
 @options.device
 def evaluate(
     run: Path, data: Path, split: str, depth: int | None, first_stage: Any, json_file: Path | None,
-    confusion: Path | None, device: str,
+    confusion: Path | None, parallel: str, device: str,
 ) -> None:  # fmt: skip
     """Compare CLIP, CSLS and a trained ranker over the whole gallery of a split.
 
@@ -163,12 +164,16 @@ def evaluate(
     from experiments.results.evaluate import evaluate_run, opened
     from rank_xmodal.data.embedding_set import EmbeddingSet
     from rank_xmodal.files import write_json
+    from rank_xmodal.parallel import executor_named
 
     own_set = EmbeddingSet.open(data)
     if confusion and not own_set.labelled:
         raise UserError(f"--confusion {confusion}: {data} has no labels. Give its captions table that column.")
     reranker = opened(run, own_set, split, device=device, say=say)
-    result = evaluate_run(reranker, own_set, split, depth=depth, first_stage=first_stage)
+    with executor_named(parallel) as executor:
+        result = evaluate_run(
+            reranker, own_set, split, depth=depth, first_stage=first_stage, executor=executor, run=run
+        )
     report = result.report
     if own_set.labelled:
         report["labels"] = labelled.labels_report(reranker, own_set, result, depth)

@@ -108,28 +108,32 @@ def compare(runs: tuple[Path, ...], experiment: str | None, mlruns: Path, style:
 @_plots
 @click.option("--out", type=PATH, help="Keeps trials and tables; runs/PLAN-DATA by default.")
 @options.tracking
+@options.parallel
 def study(
     plan: str, data: Path, assignments: tuple[str, ...], direction: str, style: str, plots: Path | None,
-    out: Path | None, mlruns: Path, **counts: Any,
+    out: Path | None, mlruns: Path, parallel: str, **counts: Any,
 ) -> None:  # fmt: skip
     """Fill the table of a PLAN: a YAML file, or one that comes along, e.g. ablation or losses.
 
     Each row is trained on every fold or with every seed, in the way of `train`. Stopped, the same command goes on.
     """
     chosen = _plan(plan, assignments).model_copy(update={key: n for key, n in counts.items() if n is not None})
-    _study(chosen, data, direction, out, mlruns, style, plots)
+    _study(chosen, data, direction, out, mlruns, style, plots, parallel)
 
 
 def _study(
-    plan: Plan, folder: Path, direction: str, out: Path | None, mlruns: Path, style: str, plots: Path | None
-) -> None:
+    plan: Plan, folder: Path, direction: str, out: Path | None, mlruns: Path, style: str, plots: Path | None,
+    parallel: str = "1",
+) -> None:  # fmt: skip
     from experiments.study import engine
     from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+    from rank_xmodal.parallel import executor_named
 
     data = EmbeddingSet.open(folder)
     directions = [check_direction(way) for way in (options.DIRECTIONS if direction == "both" else [direction])]
     out = out or Path("runs") / f"{plan.name}-{data.name}"
-    table = engine.study(plan, data, directions, out, tracking=mlruns, say=say)
+    with executor_named(parallel) as executor:
+        table = engine.study(plan, data, directions, out, tracking=mlruns, say=say, executor=executor)
     _show(table, style)
     _draw(table, plots)
     say(f"wrote {out / 'table.csv'} and {out / 'table.md'}")
@@ -142,7 +146,10 @@ def _study(
 @_set
 @click.option("--out", type=PATH, help="Keeps trials, points.csv and best.yaml; runs/grid-DATA by default.")
 @options.tracking
-def grid(plan: str, data: Path, direction: str, assignments: tuple[str, ...], out: Path | None, mlruns: Path) -> None:
+@options.parallel
+def grid(
+    plan: str, data: Path, direction: str, assignments: tuple[str, ...], out: Path | None, mlruns: Path, parallel: str
+) -> None:
     """Search a PLAN's grid, judged on the validation split; by default the sizes of the paper's model and lr.
 
     The best point's settings are written for `train --config`. In MLflow the search is a run, each point one nested
@@ -150,12 +157,14 @@ def grid(plan: str, data: Path, direction: str, assignments: tuple[str, ...], ou
     """
     from experiments.study.grid import search
     from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+    from rank_xmodal.parallel import executor_named
 
     chosen, opened, way = _plan(plan, assignments), EmbeddingSet.open(data), check_direction(direction)
     points, sizes = len(chosen.trained), " x ".join(f"{len(values)} {key}" for key, values in chosen.grid.items())
     say(f"{points} point{'s' * (points > 1)}: {sizes}")
     folder = (out or Path("runs") / f"grid-{opened.name}") / direction
-    table, best = search(chosen, opened, way, folder, tracking=mlruns, say=say)
+    with executor_named(parallel) as executor:
+        table, best = search(chosen, opened, way, folder, tracking=mlruns, say=say, executor=executor)
     _show(table)
     echo(f"The best point's settings: {best} (rank-xmodal train --config {best})")
 

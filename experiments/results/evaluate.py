@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.results.result import Result
+from experiments.results.sharing import ranked_and_scored
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
+from rank_xmodal.parallel import Executor, Serial
 from rank_xmodal.retrieval.gallery import RankedGallery
-from rank_xmodal.scorers.stack import first_gallery
+from rank_xmodal.scorers.stack import depth_of, first_gallery
 from rank_xmodal.use.reranker import FirstStage, Reranker
 
 
@@ -44,14 +46,28 @@ def ranked(
 
 
 def evaluate_run(
-    reranker: Reranker, data: EmbeddingSet, split: str, *, depth: int | None = None, first_stage: FirstStage = "clip"
+    reranker: Reranker,
+    data: EmbeddingSet,
+    split: str,
+    *,
+    depth: int | None = None,
+    first_stage: FirstStage = "clip",
+    executor: Executor | None = None,
+    run: Path | None = None,
 ) -> Result:
     """Judge a ranker and what it is compared with on the same lists of a split.
+
+    With an `executor` its workers rank and score; they open the set's folder and that of the `run`.
 
     Raises
     ------
     UserError
-        As `ranked`.
+        As `ranked`, or if a worker can't open them.
     """
-    gallery = ranked(reranker, data, split, depth=depth, first_stage=first_stage)
-    return Result.of(reranker.stack, data, gallery, reranker.device, reranker.calibration)
+    scores = None
+    if executor is None or executor.name == Serial.name or run is None:
+        gallery = ranked(reranker, data, split, depth=depth, first_stage=first_stage)
+    else:
+        deep = depth or depth_of(data, check_direction(reranker.facts["direction"]), split)
+        gallery, scores = ranked_and_scored(run, reranker, data, split, deep, first_stage == "own", executor)
+    return Result.of(reranker.stack, data, gallery, reranker.device, reranker.calibration, scores)

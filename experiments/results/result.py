@@ -79,10 +79,11 @@ class Result:
         gallery: RankedGallery,
         device: torch.device,
         calibration: Calibration | None = None,
+        scores: dict[str, torch.Tensor] | None = None,
     ) -> Result:
-        """Score the gallery's lists by the stack and by what it is compared with, and judge all."""
+        """Score the gallery's lists by the stack and by what it is compared with, unless that was done; judge all."""
         rows = rows_of(stack, data)
-        scores = score_rows(rows, data, gallery.lists, device)
+        scores = score_rows(rows, data, gallery.lists, device) if scores is None else scores
         report, values = judge(scores, gallery, calibration)
         if data.labelled and gallery.lists.info["protocol"] == "gallery":
             report["labels_fingerprint"] = data.labels_fingerprint

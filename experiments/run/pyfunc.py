@@ -9,6 +9,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel
 
 
@@ -36,8 +37,8 @@ class RankerModel(PythonModel):
 
         Raises
         ------
-        ValueError
-            As `Reranker.rank`, with the number of the line.
+        MlflowException
+            As `Reranker.rank`, with the number of the line: MLflow's server shows the messages of no other.
         """
         found = []
         for place, (query, candidates) in enumerate(
@@ -47,7 +48,8 @@ class RankerModel(PythonModel):
                 asked, offered = np.asarray(query, np.float32), np.stack([np.asarray(one) for one in candidates])
                 hits = self.reranker.rank(asked, offered.astype(np.float32))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"line {place} of the input: {error}") from error
+                message = f"line {place} of the input: {error}"
+                raise mlflow.MlflowException(message, INVALID_PARAMETER_VALUE) from error
             found.append({"order": hits.rows.tolist(), "scores": hits.scores.tolist()})
         return pd.DataFrame(found, columns=["order", "scores"])
 

@@ -35,7 +35,7 @@ def log_references(
     trained_on: Sequence[str],
     say: Callable[[str], None] = print,
 ) -> None:
-    """Log what a run was compared with into the store in `folder`, each once for a set, a direction and a depth.
+    """Log what a run was compared with into the store in `folder`: once a set, direction, depth and query bank.
 
     Nothing is logged where the run's own space finds the candidates: those rows are of its lists alone. Whatever fails
     is told and does no harm.
@@ -63,7 +63,10 @@ def _log(
     tracker: Tracker, data: EmbeddingSet, row: str, told: dict[str, Any], key: str, report: dict[str, Any]
 ) -> None:
     tags = {KIND: "reference", **{name: str(told[name]) for name in ("scorer", "direction", "dataset")}}
-    label = row_label(row)
-    tracker.start(data.name, f"{label}-{told['direction']}", told, tags, (data.name, data.fingerprint), key)
+    label, bank = row_label(row), told.get("query_bank", "train")
+    name = f"{label}-{told['direction']}" + (f" ({bank})" if bank != "train" else "")
+    tracker.start(data.name, name, told, tags, (data.name, data.fingerprint), key)
     note = f"{label} needs no training: what every run on this set is compared with."
+    if "query_bank" in told:
+        note += f" Its query bank is that of rankers trained on {bank}."
     tracker.finish({**figures_of(report, row), **standing_of(report, row)}, note=note)

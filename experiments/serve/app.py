@@ -43,7 +43,7 @@ class FoundHit(BaseModel):
     rank: int | None
     clip_rank: int | None
     row: int
-    id: str | int
+    id: str | int | float
     path: str | None = None
     text: str | None = None
     image: str | None = None
@@ -124,14 +124,10 @@ def _say_errors(app: FastAPI) -> None:
             said = f"{request.url.path}: there is no such page. /openapi.json tells what there is."
         return JSONResponse({"error": said}, error.status_code, error.headers)
 
-    async def user(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, 400)
-
     async def other(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": "something went wrong on the server; its log tells what."}, 500)
 
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(UserError, user)
     app.add_exception_handler(Exception, other)
 
 
@@ -147,12 +143,16 @@ def _search_route(
         direction = "t2i" if image is None else "i2t"
         if direction not in corpora:
             other = next(iter(corpora))
-            raise UserError(
+            raise HTTPException(
+                400,
                 f"{_ASKS[direction]}: what is served here is {other} alone, asked by {_ASKS[other]}. Start the server "
-                f"with a run of the direction {direction}, too."
+                f"with a run of the direction {direction}, too.",
             )
         searcher = corpora[direction].searcher
-        searcher.check_where(body.where)
+        try:
+            searcher.check_where(body.where)
+        except UserError as error:  # any later one is not the client's fault, and names files of this machine
+            raise HTTPException(400, str(error)) from error
         if image is None:
             return searcher, await batcher.ask(Asked(direction, body.text, body.k, body.depth, body.where))
         async with uploads:
@@ -188,8 +188,9 @@ def _search_route(
         """Search by a caption (JSON) or by an image (a form)."""
         client = request.client.host if request.client else ""
         if (seconds := buckets.wait(client)) > 0:
-            after = {"retry-after": str(math.ceil(seconds))}
-            raise HTTPException(429, f"more than {limits.rate:g} searches a second. Wait {seconds:.1f} s.", after)
+            after = str(math.ceil(seconds))
+            said = f"more than {limits.rate:g} searches a second. Wait {after} s."
+            raise HTTPException(429, said, {"retry-after": after})
         if len(inside) >= limits.waiting:
             raise HTTPException(503, f"{limits.waiting} searches are waiting. Try again.", {"retry-after": "1"})
         token = object()
@@ -232,7 +233,7 @@ def _hit(hit: Hit, searcher: Searcher) -> dict[str, Any]:
         "rank": hit.rank,
         "clip_rank": hit.clip_rank,
         "row": hit.row,
-        "id": hit.id,
+        "id": hit.id if _in_json(hit.id) else str(hit.id),
         searcher.item: hit.item,
         **image,
         **{name: _finite(getattr(hit, name)) for name in ("score", "cosine", "probability")},
@@ -241,6 +242,11 @@ def _hit(hit: Hit, searcher: Searcher) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _in_json(value: Any) -> bool:
+    """Say whether JSON has a word for a value of a column; it has none for dates, bytes and NaN."""
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _facts_routes(
@@ -252,7 +258,8 @@ def _facts_routes(
 
     def choices_of(direction: str, searcher: Searcher) -> dict[str, list[Any]]:
         if direction not in choices or choices[direction][0] is not searcher:
-            choices[direction] = (searcher, searcher.choices())
+            named = {name: sorted(filter(_in_json, values)) for name, values in searcher.choices().items()}
+            choices[direction] = (searcher, {name: values for name, values in named.items() if len(values) > 1})
         return choices[direction][1]
 
     @app.get("/runs")

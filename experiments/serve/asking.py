@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -54,11 +52,11 @@ async def read_search(request: Request, limits: Limits) -> tuple[SearchRequest, 
         if kind == "multipart/form-data":
             return await asyncio.wait_for(_from_form(request, limits), limits.seconds)
     except asyncio.TimeoutError as error:
-        raise HTTPException(
-            408, f"the request did not arrive within {limits.seconds:g} s.", {"connection": "close"}
-        ) from error
+        raise HTTPException(408, f"the request did not arrive within {limits.seconds:g} s.") from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the client has gone.") from error
+    except UnicodeError as error:  # of the encoding that a form says it has, such as punycode
+        raise HTTPException(400, "the form: can't be read in the charset that it names. Send UTF-8.") from error
     raise HTTPException(415, f"content-type {kind!r}: send application/json, or multipart/form-data with an image.")
 
 
@@ -97,7 +95,7 @@ async def _from_form(request: Request, limits: Limits) -> tuple[SearchRequest, U
             elif name in given:
                 raise HTTPException(400, f"{name!r}: is given twice.")
             else:
-                given[name] = _loaded(value.encode(), name) if name == "where" else value
+                given[name] = _loaded(value, name) if name == "where" else value
         if image is None:
             raise HTTPException(400, "image: the form has no file that is called so.")
         if "text" in given:
@@ -108,7 +106,7 @@ async def _from_form(request: Request, limits: Limits) -> tuple[SearchRequest, U
         raise
 
 
-def _loaded(written: bytes, what: str) -> Any:
+def _loaded(written: bytes | str, what: str) -> Any:
     """Return JSON, strictly: no NaN, no half of a surrogate pair, nothing that exhausts the stack."""
 
     def never(name: str) -> None:
@@ -131,8 +129,8 @@ def _checked(given: dict[str, Any], limits: Limits) -> SearchRequest:
     except ValidationError as error:
         raise HTTPException(400, _said(error)) from error
     for name, value, most in (("k", asked.k, limits.k), ("depth", asked.depth, limits.depth)):
-        if value > most:
-            raise HTTPException(400, f"{name}={value:.20g}: must be an integer from 1 to {most:,}.")
+        if value > most or isinstance(given.get(name), bool):
+            raise HTTPException(400, f"{name}={given.get(name, value)!r:.80}: must be an integer from 1 to {most:,}.")
     for name, values in asked.where.items():
         if isinstance(values, list) and len(values) > _VALUES:
             raise HTTPException(400, f"where {name[:80]!r}: {len(values):,} values, and {_VALUES} are the most.")
@@ -143,6 +141,8 @@ def _said(error: ValidationError) -> str:
     """Return the first of a request's errors in words."""
     first = error.errors()[0]
     name, value = str(first["loc"][0])[:80], first["input"]
+    if name == "image":
+        return "image: send it as a file, in a form (multipart/form-data)."
     if first["type"] == "extra_forbidden":
         return f"{name!r}: there is no such key.{did_you_mean(name, [*SearchRequest.model_fields, 'image'])}"
     if name in ("k", "depth"):
@@ -157,21 +157,16 @@ def decoded(upload: UploadFile) -> Image.Image:
 
     Raises
     ------
-    UserError
-        If it is no image, damaged, or larger than is decoded.
+    HTTPException
+        400 of what is no image, damaged, or larger than is decoded.
     """
     with tempfile.NamedTemporaryFile(prefix="rank-xmodal-", suffix=".upload") as file:
         while chunk := upload.file.read(2**20):
             file.write(chunk)
         file.flush()
-        return _named("image", Path(file.name), read_image)
-
-
-def _named(name: str, path: Path, read: Callable[[Path], Image.Image]) -> Image.Image:
-    """Read a file whose own name means nothing to who sent it."""
-    try:
-        return read(path)
-    except UserError as error:
-        said = str(error).replace(str(path), name)
-        said = said.replace(REMEDY, "Send a JPEG, PNG or WebP file.").replace(" or delete its row", "")
-        raise UserError(said) from error
+        try:
+            return read_image(file.name)
+        except UserError as error:  # its name means nothing to who sent it
+            said = str(error).replace(file.name, "image")
+            said = said.replace(REMEDY, "Send a JPEG, PNG or WebP file.").replace(" or delete its row", "")
+            raise HTTPException(400, said) from error

@@ -64,6 +64,8 @@ class TokenBuckets:
         if len(self._known) >= MOST_CLIENTS:  # whose bucket is full again is as good as unknown
             full = self.burst / self.rate
             self._known = {name: known for name, known in self._known.items() if now - known[1] < full}
+        if len(self._known) >= MOST_CLIENTS and client not in self._known:
+            del self._known[next(iter(self._known))]
         if tokens < 1:
             self._known[client] = (tokens, now)
             return (1 - tokens) / self.rate

@@ -45,14 +45,18 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"--port {port}: another program listens there already. Stop it, or choose another port, such as "
-                f"{port + 1 if port < 65_535 else 8_000}."
-            ) from error
+            raise _taken(port) from error
         if error.errno == errno.EACCES:
             raise UserError(f"--port {port}: is not allowed. Choose one of 1024 or more.") from error
         raise UserError(f"--host {host}: can't listen there ({error.strerror or error}). Use 127.0.0.1.") from error
     return bound
+
+
+def _taken(port: int) -> UserError:
+    return UserError(
+        f"--port {port}: another program listens there already. Stop it, or choose another port, such as "
+        f"{port + 1 if port < 65_535 else 8_000}."
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -64,13 +68,24 @@ def is_loopback(host: str) -> bool:
 
 
 def run(app: ASGIApp, bound: socket.socket, say: Callable[[str], None]) -> None:
-    """Answer requests until Ctrl-C or SIGTERM; searches that have begun are finished."""
+    """Answer requests until Ctrl-C or SIGTERM; those that have begun have five seconds to be finished.
+
+    Raises
+    ------
+    UserError
+        If another program has come to listen on the port.
+    """
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, limit_concurrency=CONNECTIONS,
         timeout_keep_alive=10, timeout_graceful_shutdown=5, ws="none", proxy_headers=False,
     )  # fmt: skip
     server = _Server(config)
     host, port = bound.getsockname()[:2]
+    try:  # two servers that were started at once are both bound by now
+        bound.listen(config.backlog)
+    except OSError as error:
+        bound.close()
+        raise _taken(port) from error
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     server.ready = lambda: say(f"ready: http://{shown}:{port}/  (Ctrl-C stops it)")
 

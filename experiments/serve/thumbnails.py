@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -34,10 +35,13 @@ class Thumbnails:
 
     def etag(self, file: str) -> str | None:
         """Return what changes when a file does, None where there is no such file; decodes nothing."""
-        if not os.path.isfile(file):  # a pipe would be waited for
+        try:
+            found = os.stat(file)
+        except (OSError, ValueError):  # the latter of a NUL
             return None
-        stat = os.stat(file)
-        return hashlib.sha256(f"{file}\0{stat.st_mtime_ns}\0{stat.st_size}\0{self.side}".encode()).hexdigest()[:32]
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            return None
+        return hashlib.sha256(f"{file}\0{found.st_mtime_ns}\0{found.st_size}\0{self.side}".encode()).hexdigest()[:32]
 
     def get(self, file: str) -> Thumbnail | None:
         """Return the picture of an image file, None where there is no such file or it is no image."""

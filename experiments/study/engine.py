@@ -9,8 +9,8 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,43 @@ from experiments.study.cost import FIRST_FEW, Cost, cross_encoder_milliseconds
 from experiments.study.fitting import fitted_to, needs_of
 from experiments.study.plan import Plan
 from experiments.study.table import TESTED, Outcome, Table, tabulate
-from experiments.study.trial import Desk, Part, Trial
+from experiments.study.trial import Desk, Desks, Part, Trial
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.class_gallery import CLASS_MAP
 from rank_xmodal.evaluation.judging import MEAN_RANK, RANKER, SHOWN
 from rank_xmodal.files import held, sha256, write_text
+from rank_xmodal.parallel import Executor, Serial
 from rank_xmodal.retrieval.gallery import CLIP, DEPTH, has_split
 from rank_xmodal.training.loop import SELECTED_BY
 
 Say = Callable[[str], None]
 Done = Callable[[Outcome], None]
-Job = tuple[Trial, list[tuple[str, str]]]
+_TOLD = 10  # failures that a message tells
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial, and which rows and protocols it is for.
+
+    Attributes
+    ----------
+    trial : Trial
+    rows : list of (str, str)
+        Row and protocol.
+    told : str
+        What tells the part's set from others.
+    """
+
+    trial: Trial
+    rows: list[tuple[str, str]]
+    told: str
+
+    @property
+    def names(self) -> str:
+        """The rows' names."""
+        return ", ".join(dict(self.rows))
 
 
 def parts_of(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction]) -> list[Part]:
@@ -64,46 +88,113 @@ def parts_of(plan: Plan, data: EmbeddingSet, directions: Sequence[Direction]) ->
 
 
 def jobs_of(plan: Plan, desk: Desk, part: Part, directions: Sequence[Direction]) -> list[Job]:
-    """Return a part's distinct trials, those on the same lists together, and which rows and protocols each is for."""
+    """Return a part's distinct trials, those on the same lists together."""
     found: dict[tuple[str, ...], dict[str, Job]] = defaultdict(dict)
+    told = _told(desk.data)
     for direction, (name, row), protocol in itertools.product(directions, plan.trained.items(), plan.protocols):
         settings = row.settings_for(protocol, part.seed)
         one = Trial(part, direction, settings.model_dump(mode="json"), plan.split, plan.protocols, plan.cost)
         same = found[desk.request(direction, settings)]
-        same.setdefault(repr(store.identity(one, "")), (one, []))[1].append((name, protocol))
+        same.setdefault(repr(store.identity(one, "")), Job(one, [], told)).rows.append((name, protocol))
     return [job for same in found.values() for job in same.values()]
 
 
 def run(
-    plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, say: Say, done: Done | None = None
-) -> list[Outcome]:
+    plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, say: Say, done: Done | None = None,
+    executor: Executor | None = None,
+) -> list[Outcome]:  # fmt: skip
     """Return an outcome for each row, direction, protocol and repeat; what `out` keeps is not made again.
 
-    One part is worked on at a time: only its lists are in memory. `done` is told of each outcome.
+    A worker has one part's lists in memory at a time. `done` is told of each outcome. A trial that fails keeps no other
+    from being made and kept.
+
+    Raises
+    ------
+    UserError
+        In the end, if trials failed: which, and why.
     """
-    outcomes: list[Outcome] = []
-    frames: dict[tuple[str, Direction, str], list[pd.DataFrame]] = defaultdict(list)
-    for number, part in enumerate(parts := parts_of(plan, data, directions)):
-        desk = Desk(part.of(data))
-        jobs = jobs_of(plan, desk, part, directions)
-        for place, (one, rows) in enumerate(jobs, start=1 + number * len(jobs)):
-            names, make = ", ".join(dict(rows)), functools.partial(trial.run, one, desk)
-            try:
-                frame, made = store.keep(out / "trials", one, _told(desk.data), make)
-            except UserError as error:
-                raise UserError(f"the {'point' if plan.grid else 'row'} {names}: {error}") from error
-            judged = SELECTED_BY if plan.tested == TESTED else plan.tested
-            value = f"{plan.split} {judged} {100 * frame[f'{RANKER}/{judged}'].mean():.2f}"
-            said = f"{one.direction}: {place} of {len(jobs) * len(parts)}, {names}: {value}"
-            say(said if made else f"{said} (kept)")
-            for name, protocol in rows:
-                of = (name, one.direction, protocol)
-                frames[of].append(frame[frame["protocol"] == protocol])
-                if part.fold + 1 >= part.folds:  # the repeat is whole
-                    outcomes.append(_outcome(plan, part, *of, pd.concat(frames.pop(of)), aligned=data.aligned))
-                    if done:
-                        done(outcomes[-1])
-    return sorted(outcomes, key=lambda one: [*plan.trained].index(one.row))
+    executor, desks = executor or Serial(), Desks(data)
+    if executor.name != Serial.name and data.root is None:
+        raise UserError(f"{data.name}: was never written, and other processes couldn't open it. Write it first.")
+    parts = parts_of(plan, data, directions)
+    gathered = _Gathered(plan, aligned=data.aligned)
+    failed: list[str] = []
+    ended, number, total = itertools.count(1), itertools.count(), 0
+    doing: dict[int, Job] = {}
+
+    def tell(job: Job, frame: pd.DataFrame, kept: str = "") -> None:
+        judged = SELECTED_BY if plan.tested == TESTED else plan.tested
+        value = f"{plan.split} {judged} {100 * frame[f'{RANKER}/{judged}'].mean():.2f}"
+        say(f"{job.trial.direction}: {next(ended)} of {total}, {job.names}: {value}{kept}")
+        for outcome in gathered.add(job, frame):
+            if done:
+                done(outcome)
+
+    def to_do() -> Iterator[Trial]:
+        nonlocal total
+        for part in parts:
+            jobs = jobs_of(plan, desks.of(part), part, directions)
+            total = total or len(jobs) * len(parts)
+            for job in jobs:
+                frame = store.kept(out / "trials", job.trial, job.told)
+                if frame is not None:
+                    tell(job, frame, " (kept)")
+                else:
+                    doing[next(number)] = job
+                    yield job.trial
+
+    open_ = functools.partial(trial.worker, executor.owned(desks, functools.partial(Desks.open, str(data.root))))
+    for finished in executor.map(open_, to_do(), gpu=True):
+        job = doing.pop(finished.number)
+        if finished.error is not None:
+            failed.append(f"the {'point' if plan.grid else 'row'} {job.names}: {finished.error}")
+            say(f"{job.trial.direction}: {next(ended)} of {total}, {job.names}: failed: {finished.error}")
+            continue
+        store.keep(out / "trials", job.trial, job.told, finished.result)
+        tell(job, finished.result)
+    if failed:
+        raise UserError(_failures(failed))
+    return gathered.in_order(directions)
+
+
+def _failures(failed: Sequence[str]) -> str:
+    """Say which trials failed, and why; not again for each fold."""
+    told = list(dict.fromkeys(failed))
+    if len(told) == 1:
+        return told[0]
+    more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
+    return "\n".join([f"{len(failed)} trials failed; what the others made is kept.", *told[:_TOLD], *more])
+
+
+class _Gathered:
+    """Frames of trials until a repeat of a row has all of its folds."""
+
+    def __init__(self, plan: Plan, *, aligned: bool) -> None:
+        self.plan, self.aligned = plan, aligned
+        self._outcomes: list[tuple[int, Outcome]] = []
+        self._frames: dict[tuple[str, Direction, str, int], dict[int, pd.DataFrame]] = defaultdict(dict)
+
+    def add(self, job: Job, frame: pd.DataFrame) -> Iterator[Outcome]:
+        """Yield what the frame makes whole."""
+        part, direction = job.trial.part, job.trial.direction
+        for row, protocol in job.rows:
+            folds = self._frames[row, direction, protocol, part.repeat]
+            folds[part.fold] = frame[frame["protocol"] == protocol]
+            if len(folds) == max(part.folds, 1):
+                del self._frames[row, direction, protocol, part.repeat]
+                whole = pd.concat([found for _, found in sorted(folds.items())])
+                one = _outcome(self.plan, part, row, direction, protocol, whole, aligned=self.aligned)
+                self._outcomes.append((part.repeat, one))
+                yield one
+
+    def in_order(self, directions: Sequence[Direction]) -> list[Outcome]:
+        """Return all outcomes: by row, and each row's by repeat, direction and protocol, whoever ended first."""
+        rows, plan = [*self.plan.trained], self.plan
+
+        def place(repeat: int, one: Outcome) -> tuple[int, ...]:
+            return rows.index(one.row), repeat, directions.index(one.direction), plan.protocols.index(one.protocol)
+
+        return [one for _, one in sorted(self._outcomes, key=lambda both: place(*both))]
 
 
 def _told(data: EmbeddingSet) -> str:
@@ -140,8 +231,9 @@ def _outcome(
 
 
 def study(
-    plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, *, tracking: Path | None, say: Say
-) -> Table:
+    plan: Plan, data: EmbeddingSet, directions: Sequence[Direction], out: Path, *, tracking: Path | None, say: Say,
+    executor: Executor | None = None,
+) -> Table:  # fmt: skip
     """Run a plan and return its table, in `out` as CSV and Markdown, each line a run in MLflow."""
     plan = fitted_to(plan, data) if plan.fitting else plan
     name = f"{plan.name} {data.name}"
@@ -153,7 +245,7 @@ def study(
     metrics = (TESTED, "R@10") if plan.fitting else SHOWN[:4]
     empty = Table(f"{name}, {how}", metrics, plan.against or (), not plan.fitting, note, plan.tested)
     with held(out, "at this study"):
-        table = tabulate(run(plan, data, directions, out, say), empty, plan.beside.rows)
+        table = tabulate(run(plan, data, directions, out, say, executor=executor), empty, plan.beside.rows)
         if plan.cost:
             table.note = f"{table.note} {_cross_encoder()}".strip()
             _add_costs(table, out)

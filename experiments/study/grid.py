@@ -18,6 +18,7 @@ from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER
 from rank_xmodal.files import held, sha256, write_text
+from rank_xmodal.parallel import Executor
 from rank_xmodal.training.loop import SELECTED_BY
 
 JUDGED = (SELECTED_BY, "R@1")
@@ -44,8 +45,9 @@ def table_of(outcomes: list[Outcome], title: str) -> Table:
 
 
 def search(
-    plan: Plan, data: EmbeddingSet, direction: Direction, out: Path, *, tracking: Path | None, say: Say
-) -> tuple[Table, Path]:
+    plan: Plan, data: EmbeddingSet, direction: Direction, out: Path, *, tracking: Path | None, say: Say,
+    executor: Executor | None = None,
+) -> tuple[Table, Path]:  # fmt: skip
     """Judge every point; return the table, in `out` as points.csv too, and the file of the best point's settings.
 
     In MLflow the search is a run, with one nested under it for each point. Stopped, it goes on in the same run.
@@ -53,12 +55,13 @@ def search(
     if not plan.grid:
         raise UserError(f"{plan.name}: has no grid. Give it one, or use `rank-xmodal study`.")
     with held(out, "at this search"):
-        return _search(plan, data, direction, out, tracking, say)
+        return _search(plan, data, direction, out, tracking, say, executor)
 
 
 def _search(
-    plan: Plan, data: EmbeddingSet, direction: Direction, out: Path, tracking: Path | None, say: Say
-) -> tuple[Table, Path]:
+    plan: Plan, data: EmbeddingSet, direction: Direction, out: Path, tracking: Path | None, say: Say,
+    executor: Executor | None,
+) -> tuple[Table, Path]:  # fmt: skip
     plan = plan.model_copy(update={"judge": "val", "folds": None, "seeds": 1, "protocols": ("gallery",)})
     engine.parts_of(plan, data, [direction])
     settings = {name: row.settings.model_dump(mode="json") for name, row in plan.trained.items()}
@@ -79,7 +82,7 @@ def _search(
             engine.log_run(Tracker(tracking, say), experiment, *point)
 
     try:
-        outcomes = engine.run(plan, data, [direction], out, say, log)
+        outcomes = engine.run(plan, data, [direction], out, say, log, executor)
     except BaseException as error:
         parent.finish(status="KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise

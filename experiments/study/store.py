@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,20 +23,29 @@ _OURS = ("results/result.py", "run/lists.py", "run/procedure.py", "study/trial.p
 CODE = ("rank_xmodal/**/*.py", "data_prep/mining/*.py", *(f"experiments/{file}" for file in _OURS))
 
 
-def keep(folder: Path, trial: Trial, fingerprint: str, make: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, bool]:
-    """Return the trial's frame, kept in `folder` by the same code, or made and kept now; and whether it was made."""
-    known = identity(trial, fingerprint)
-    path = folder / f"{trial.direction}-{sha256(repr(known).encode())[:16]}.parquet"
-    facts, known["code"] = path.with_suffix(".json"), code_digest(trial)
+def kept(folder: Path, trial: Trial, fingerprint: str) -> pd.DataFrame | None:
+    """Return the trial's frame that `keep` wrote, by the same code; None where there is none."""
+    path, known = _place(folder, trial, fingerprint)
     with suppress(UserError):  # missing, cut short or damaged: made again
-        if read_json(facts) == {**known, "sha256": sha256_of_file(path)}:
-            return read_parquet(path).to_pandas(), False
-    frame = make()
+        if read_json(path.with_suffix(".json")) == {**known, "sha256": sha256_of_file(path)}:
+            return read_parquet(path).to_pandas()
+    return None
+
+
+def keep(folder: Path, trial: Trial, fingerprint: str, frame: pd.DataFrame) -> None:
+    """Write the trial's frame into `folder`, with what tells that it is that."""
+    path, known = _place(folder, trial, fingerprint)
+    facts = path.with_suffix(".json")
     facts.unlink(missing_ok=True)  # stopped between the two writes, the old facts would vouch for the new frame
     with replacing(path) as part:
         frame.to_parquet(part, index=False)
     write_json(facts, {**known, "sha256": sha256_of_file(path)})
-    return frame, True
+
+
+def _place(folder: Path, trial: Trial, fingerprint: str) -> tuple[Path, dict[str, Any]]:
+    known = identity(trial, fingerprint)
+    path = folder / f"{trial.direction}-{sha256(repr(known).encode())[:16]}.parquet"
+    return path, {**known, "code": code_digest(trial)}
 
 
 def identity(trial: Trial, fingerprint: str) -> dict[str, Any]:

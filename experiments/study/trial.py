@@ -6,6 +6,7 @@ Plain data in, a frame out: a trial can run in any process.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -118,6 +119,32 @@ class Desk:
             lists = mine(self.data, direction, split, negatives=DEPTH - 1, pool=POOL, protocol=protocol, seed=0)
             self._galleries[key] = RankedGallery.of_mined(lists)
         return self._galleries[key]
+
+
+class Desks:
+    """The desk of a part of a set; of one part at a time, so that memory holds the lists of one."""
+
+    def __init__(self, data: EmbeddingSet) -> None:
+        self.data = data
+        self._last: tuple[Part, Desk] | None = None
+
+    def of(self, part: Part) -> Desk:
+        """Return the part's desk, the same as long as no other part is asked for."""
+        if self._last is None or self._last[0] != part:
+            self._last = None
+            self._last = (part, Desk(part.of(self.data)))
+        return self._last[1]
+
+    @classmethod
+    def open(cls, folder: str) -> Desks:
+        """Return those of the set in a folder."""
+        return cls(EmbeddingSet.open(folder))
+
+
+def worker(desks: Callable[[], Desks]) -> Callable[[Trial], pd.DataFrame]:
+    """Return what runs trials one after the other; those on the same part share its desk."""
+    own = desks()
+    return lambda trial: run(trial, own.of(trial.part))
 
 
 def run(trial: Trial, desk: Desk | None = None) -> pd.DataFrame:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -125,7 +126,8 @@ def index_set(
         "first_stage": first_stage,
     }
     if out.exists() and not overwrite:
-        if (out / index_folder.MANIFEST).is_file() and read_json(out / index_folder.MANIFEST).get("source") == source:
+        known = read_json(out / index_folder.MANIFEST) if (out / index_folder.MANIFEST).is_file() else None
+        if isinstance(known, dict) and known.get("source") == source:
             say(f"{out}: already holds this index; nothing to do")
             return Index.load(out, device)
         raise UserError(f"{out}: is there already. Name another folder, or say --overwrite to replace an index.")
@@ -180,3 +182,13 @@ def add_set(
                 added += int(new.sum())
             advance(stop - start)
     return index, added
+
+
+def ids_as_written(index: Index, written: Sequence[str]) -> list[Any]:
+    """Return ids that a user wrote as the index has them, numbers perhaps; what can't be one stays as it is."""
+    kind, found = index.store.columns(np.empty(0, dtype=np.int64)).schema.field("id").type, list[Any](written)
+    if not pa.types.is_string(kind):
+        for place, name in enumerate(written):
+            with suppress(pa.ArrowInvalid):
+                found[place] = pa.scalar(name).cast(kind).as_py()
+    return found

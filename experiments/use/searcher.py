@@ -30,7 +30,7 @@ from rank_xmodal.use.hits import Hits
 from rank_xmodal.use.index import Index
 from rank_xmodal.use.index_folder import MANIFEST
 from rank_xmodal.use.reranker import FirstStage, Reranker
-from rank_xmodal.use.store import Where, passing
+from rank_xmodal.use.store import Where, check_where
 
 CASCADE_DEPTH = 1_000
 _COLUMNS = ("split", "labels")  # of a set, beside ids and what the items are
@@ -308,8 +308,8 @@ class Searcher:
             If there is no such column, or a value is of another kind.
         """
         try:
-            passing(self.schema.empty_table(), where)
-        except (ValueError, OverflowError) as error:  # the latter of an integer beyond 64 bits
+            check_where(where, self.schema)
+        except ValueError as error:
             raise UserError(str(error)) from error
 
     def where_of(self, assignments: Sequence[str]) -> dict[str, list[Any]]:
@@ -342,7 +342,7 @@ class Searcher:
         if not names or not len(self):
             return {}
         if isinstance(store, ExactStore):
-            table = store.columns(np.arange(store.next_row), names)
+            table = store.columns(store.rows, names)
         elif len(self) <= _READ:
             table = pa.concat_tables([items.select(names) for _, items in store.parts()])
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from rank_xmodal.files import (
     recover,
     replacing,
     sha256,
+    sha256_of,
     write_json,
 )
 from rank_xmodal.files.reading import frame_of
@@ -33,6 +35,7 @@ DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 _IMAGES = {"image_id": "str", "path": "str", "split": "str"}
 _TEXTS = {"text_id": "str", "text": "str", "split": "str"}
 _RELEVANCE = {"image": "int32", "text": "int32", "grade": "uint8"}
+_WORDS = 65_536  # rows of a table hashed at a time
 _FILES = ("meta.json", "image_emb.npy", "text_emb.npy", "images.parquet", "texts.parquet", "relevance.parquet")
 
 
@@ -316,12 +319,17 @@ def _read_items(path: Path, columns: dict[str, str], what: str) -> pd.DataFrame:
 
 def fingerprint_of(data: EmbeddingSet) -> str:
     """Return the SHA-256 of embeddings, relevance, ids, captions and splits, whatever the set's meta says."""
-    parts: list[Any] = [
-        np.ascontiguousarray(data.image_emb, dtype=data.dtype),
-        np.ascontiguousarray(data.text_emb, dtype=data.dtype),
-        np.ascontiguousarray(data.relevance[["image", "text", "grade"]].to_numpy(np.int64)),
-    ]
+    return sha256_of(_told(data))
+
+
+def _told(data: EmbeddingSet) -> Iterator[Any]:
+    yield np.ascontiguousarray(data.image_emb, dtype=data.dtype)
+    yield np.ascontiguousarray(data.text_emb, dtype=data.dtype)
+    yield np.ascontiguousarray(data.relevance[["image", "text", "grade"]].to_numpy(np.int64))
     for table, columns in ((data.images, ("image_id", "split")), (data.texts, ("text_id", "text", "split"))):
         for column in columns:
-            parts.append("\x1f".join(map(str, table[column].tolist())).encode("utf-8", "surrogatepass") + b"\x1e")
-    return sha256(*parts)
+            for start in range(0, len(table), _WORDS):  # a column of a million captions as one text takes its memory
+                words = map(str, table[column].iloc[start : start + _WORDS].tolist())
+                between = "\x1f" if start else ""
+                yield (between + "\x1f".join(words)).encode("utf-8", "surrogatepass")
+            yield b"\x1e"

@@ -12,6 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.equal_rows import equal_rows
 from rank_xmodal.data.memo import memo, same_items
 
 NEAR = (0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
@@ -55,7 +56,8 @@ def groups(data: EmbeddingSet) -> Groups:
     most = max(2 * int(np.bincount(parts[:texts]).max(initial=1)), LARGEST_SHARE * texts)
     most_images = max(2 * int(np.bincount(parts[texts:]).max(initial=1)), LARGEST_SHARE * len(data.images))
     tables = (np.asarray(data.text_emb), 0), (np.asarray(data.image_emb), texts)
-    possible = [threshold for threshold in NEAR if not any(_crowded(table, threshold) for table, _ in tables)]
+    crowded = {threshold for table, _ in tables for threshold in _crowded(table)}
+    possible = [threshold for threshold in NEAR if threshold not in crowded]
     found = [(pairs + first, cosine) for table, first in tables for pairs, cosine in [_near(table, possible)]]
     for threshold in possible:
         near = [pairs[:, cosine > threshold] for pairs, cosine in found]
@@ -83,13 +85,16 @@ def _joined(edges: np.ndarray, size: int) -> tuple[int, np.ndarray]:
     return count, group.astype(np.int64)
 
 
-def _crowded(table: np.ndarray, threshold: float) -> bool:
-    """Say, by a sample, whether an item has so many near-duplicates that a chain is certain."""
+def _crowded(table: np.ndarray) -> list[float]:
+    """Return, by a sample, the thresholds at which an item has so many near-duplicates that a chain is certain."""
     rows = np.unique(np.linspace(0, len(table) - 1, _SAMPLE).astype(np.int64)) if len(table) else np.zeros(0, np.int64)
-    sample, found = table[rows].astype(np.float32), 0
+    sample, found = table[rows].astype(np.float32), np.zeros(len(NEAR), dtype=np.int64)
     for start in range(0, len(table), _BLOCK):
-        found += int((sample @ table[start : start + _BLOCK].astype(np.float32).T > threshold).sum())
-    return found > (_CROWD + 1) * max(1, len(rows))  # each is its own
+        cosine = sample @ table[start : start + _BLOCK].astype(np.float32).T
+        near = cosine[cosine > NEAR[0]]
+        found += [int((near > threshold).sum()) for threshold in NEAR]
+    most = (_CROWD + 1) * max(1, len(rows))  # each is its own
+    return [threshold for threshold, count in zip(NEAR, found, strict=True) if count > most]
 
 
 def _near(table: np.ndarray, thresholds: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +102,8 @@ def _near(table: np.ndarray, thresholds: list[float]) -> tuple[np.ndarray, np.nd
     if not thresholds or not len(table):
         return np.zeros((2, 0), dtype=np.int64), np.zeros(0, dtype=np.float32)
     if len(table) > MOST:
-        _, first, place = np.unique(table, axis=0, return_index=True, return_inverse=True)
-        like = first[place.ravel()]
+        _, first, place = np.unique(equal_rows(table), return_index=True, return_inverse=True)
+        like = first[place]
         rows = np.flatnonzero(like != np.arange(len(table)))
         return np.stack([like[rows], rows]).astype(np.int64), np.ones(len(rows), dtype=np.float32)
     found, values = [], []

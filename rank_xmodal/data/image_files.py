@@ -60,7 +60,8 @@ def _places(meta: dict[str, Any], root: Path | None, where: str) -> list[str]:
             raise UserError(f"{where}: meta.json has the {key} {value!r:.80}; it must name a folder. Embed again.")
     if not os.path.isabs(told[0]):
         raise UserError(f"{where}: meta.json has the {ROOT} {told[0]!r:.80}; it must be absolute. Embed again.")
-    beside = [os.path.normpath(os.path.join(os.path.abspath(root), told[1]))] if root and told[1] else []
+    # The set may be opened by a link, and it is the set's own folder that the photos are so far from.
+    beside = [os.path.normpath(os.path.join(os.path.realpath(root), told[1]))] if root and told[1] else []
     return list(dict.fromkeys([os.path.normpath(told[0]), *beside]))
 
 

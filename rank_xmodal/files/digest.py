@@ -13,6 +13,11 @@ from rank_xmodal.files.reading import unreadable
 
 def sha256(*parts: bytes | memoryview | np.ndarray) -> str:
     """Return the hexadecimal SHA-256 of the parts, one after the other."""
+    return sha256_of(parts)
+
+
+def sha256_of(parts: Iterable[bytes | memoryview | np.ndarray]) -> str:
+    """Return the same of parts that are made one after the other, and not held together."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)

@@ -1,4 +1,7 @@
-"""Embeddings and candidate lists on the device: two tables and row ids. A batch is a gather; no feature is stored."""
+"""Embeddings and candidate lists on the device: two tables and places in them.
+
+A batch is a gather; no feature is stored. The tables hold what the lists ask for and no more of a corpus.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tokens import ListTokens
 from rank_xmodal.lists.needs import Needs
 from rank_xmodal.retrieval.query_bank import Neighbours, leave_out, query_groups
+
+Near = Callable[[np.ndarray], Neighbours]
+"""Returns the neighbours of candidates, by their rows in the set (m,)."""
 
 
 class ScoresLists(Protocol):
@@ -49,16 +55,19 @@ class ListTensors:
     ----------
     queries, candidates : Tensor (n, d) and (m, d), float16 as stored; candidates (m, 0) where nobody looks at them
     neighbours : Neighbours of the m candidates
+    query_place : Tensor (Q,), int64
+        Where the query stands in `queries`.
+    places : Tensor (Q, L), int64
+        Where they stand in `candidates`; padding is -1.
     query_row : Tensor (Q,), int64
-    rows : Tensor (Q, L), int64; padding is -1
+        Its row in the set.
+    rows : Tensor (Q, L), int64
+        Theirs; padding is -1.
     labels : Tensor (Q, L), int8; padding is -1
     cosine : Tensor (Q, L), float32
         The first-stage score, see `ListBatch`.
-    group : Tensor (n,), int64
-        Siblings of each query, left out of its candidates' hubness; -1 for none.
-    shift : Tensor (Q,), int64, or None
-        Where the neighbours of a list's candidates begin: lists that were scored by different fits have tables of their
-        own, one behind the other. None for one table.
+    group : Tensor (Q,), int64
+        Siblings of each list's query, left out of its candidates' hubness; -1 for none.
     features : Tensor (Q, L, F) or None
         Scores of training lists by fits that have not met them; see `Scorer.held_out_features`.
     fold : Tensor (Q,), int64, or None
@@ -74,12 +83,13 @@ class ListTensors:
     queries: torch.Tensor
     candidates: torch.Tensor
     neighbours: Neighbours
+    query_place: torch.Tensor
+    places: torch.Tensor
     query_row: torch.Tensor
     rows: torch.Tensor
     labels: torch.Tensor
     cosine: torch.Tensor
     group: torch.Tensor
-    shift: torch.Tensor | None = None
     features: torch.Tensor | None = None
     fold: torch.Tensor | None = None
     projected: torch.Tensor | None = None
@@ -91,7 +101,7 @@ class ListTensors:
         cls,
         data: EmbeddingSet,
         lists: CandidateLists,
-        neighbours: Neighbours,
+        near: Near,
         device: torch.device,
         *,
         in_bank: bool,
@@ -104,8 +114,8 @@ class ListTensors:
         Parameters
         ----------
         data, lists
-        neighbours : Neighbours
-            Of all candidates of `data`.
+        near : callable
+            Asked once for the neighbours of the lists' candidates.
         device : torch.device
         in_bank : bool
             Whether the lists' queries may stand in the query bank (training).
@@ -120,11 +130,17 @@ class ListTensors:
             If tokens are needed and the set has none, or they don't belong to it.
         """
         direction = check_direction(lists.direction)
-        group = query_groups(data, direction) if in_bank else np.full(len(data.queries(direction)), -1)
+        group = query_groups(data, direction)[lists.query] if in_bank else np.full(len(lists), -1)
+        asked, query_place = np.unique(lists.query, return_inverse=True)
+        offered, places = np.unique(lists.candidates, return_inverse=True)  # padding first, where there is any
+        padding = int(len(offered) > 0 and offered[0] < 0)
+        offered, places = offered[padding:], places.reshape(lists.candidates.shape) - padding
         return cls(
-            queries=torch.from_numpy(np.array(data.queries(direction))).to(device),
-            candidates=torch.from_numpy(np.array(data.candidates(direction))).to(device),
-            neighbours=neighbours.to(device),
+            queries=torch.from_numpy(np.array(data.queries(direction)[asked])).to(device),
+            candidates=torch.from_numpy(np.array(data.candidates(direction)[offered])).to(device),
+            neighbours=near(offered).to(device),
+            query_place=torch.from_numpy(query_place.reshape(-1)).to(device),
+            places=torch.from_numpy(places).to(device),
             query_row=torch.from_numpy(lists.query.astype(np.int64)).to(device),
             rows=torch.from_numpy(lists.candidates.astype(np.int64)).to(device),
             labels=torch.from_numpy(lists.labels).to(device),
@@ -144,7 +160,7 @@ class ListTensors:
 
     def first(self, count: int) -> ListTensors:
         """Return the first lists alone, on the same tables."""
-        of_lists = ("query_row", "rows", "labels", "cosine", "shift", "features", "fold")
+        of_lists = ("query_place", "places", "query_row", "rows", "labels", "cosine", "group", "features", "fold")
         return replace(self, **{k: v[:count] for k in of_lists if (v := getattr(self, k)) is not None})
 
     @property
@@ -154,73 +170,69 @@ class ListTensors:
 
     @classmethod
     def join(cls, parts: Sequence[ListTensors]) -> ListTensors:
-        """Return the lists of several parts over the same embeddings, each with its own neighbours.
-
-        Shorter lists are padded.
-        """
+        """Return the lists of several parts of a set, each with tables of its own; shorter lists are padded."""
         one, *others = parts
         if not others:
             return one
         length = max(part.rows.shape[1] for part in parts)
-        empty = {"rows": -1, "labels": -1, "cosine": 0.0, "features": 0.0}
-        of_lists: dict[str, Any] = {"query_row": torch.cat([part.query_row for part in parts])}
+        empty = {"places": -1, "rows": -1, "labels": -1, "cosine": 0.0, "features": 0.0}
+        of_lists: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("queries", "candidates", "query_place", "query_row", "group")
+        }
         for name, filler in empty.items():
             if getattr(one, name) is not None:
                 of_lists[name] = torch.cat([_padded(getattr(part, name), length, filler) for part in parts])
+        counts, device = torch.tensor([len(part) for part in parts]), one.rows.device
+
+        def behind(tables: list[torch.Tensor]) -> torch.Tensor:  # where each list's table begins
+            starts = torch.tensor([0, *(len(table) for table in tables[:-1])]).cumsum(0)
+            return torch.repeat_interleave(starts, counts).to(device)
+
+        of_lists["query_place"] += behind([part.queries for part in parts])
+        start = behind([part.candidates for part in parts])[:, None]
+        of_lists["places"] = torch.where(of_lists["places"] < 0, -1, of_lists["places"] + start)
         tables = [part.neighbours for part in parts]
-        starts = torch.tensor([0, *(len(table.cosine) for table in tables[:-1])]).cumsum(0)
-        counts = torch.tensor([len(part) for part in parts])
         return replace(
             one,
             **of_lists,
             neighbours=Neighbours(
                 torch.cat([table.cosine for table in tables]), torch.cat([table.group for table in tables])
             ),
-            shift=torch.repeat_interleave(starts, counts).to(one.rows.device),
-            fold=torch.repeat_interleave(torch.arange(len(parts)), counts).to(one.rows.device),
+            fold=torch.repeat_interleave(torch.arange(len(parts)), counts).to(device),
         )
 
     def projected_by(self, scorer: ScoresLists) -> ListTensors:
-        """Return the lists with every candidate projected once, where that is less work than list by list.
+        """Return the lists with every candidate and its tokens projected once.
 
-        Tokens always are. The candidates' embeddings are left out where nobody looks at them then.
+        The candidates' embeddings are left out where nobody looks at them then.
         """
         lists = self
         if self.tokens is not None and scorer.needs.tokens:  # of the lists' candidates alone: never more than places
             used = torch.unique(self.rows.clamp(min=0))
             lists = replace(lists, tokens=self.tokens.projected_by(scorer.project_tokens, used))
-        if self.rows.numel() < len(self.candidates):
-            return lists
         lists = lists.projected_for(scorer.project)
         return lists if scorer.needs.candidates else replace(lists, candidates=self.candidates[:, :0])
 
     def projected_for(self, project: Callable[[torch.Tensor], torch.Tensor | None]) -> ListTensors:
-        """Return the lists with each of their candidates projected once; those of other lists stay 0."""
-        used = torch.unique(self.rows.clamp(min=0))
-        if (part := project(self.candidates[used])) is None:
-            return self
-        projected = part.new_zeros(len(self.candidates), part.shape[1])
-        projected[used] = part
-        return replace(self, projected=projected)
+        """Return the lists with each of their candidates projected once."""
+        projected = project(self.candidates)
+        return self if projected is None else replace(self, projected=projected)
 
     def batch(self, index: torch.Tensor) -> tuple[ListBatch, torch.Tensor]:
         """Return the lists `index` (B,) as a batch in float32, and their labels (B, L)."""
         # index_select copies whole rows; an index in brackets, element by element, takes many times as long.
-        rows = self.rows.index_select(0, index)
+        rows, query_row = self.rows.index_select(0, index), self.query_row.index_select(0, index)
         mask = rows >= 0
-        safe = rows.clamp(min=0).flatten()
-        query_row = self.query_row.index_select(0, index)
-        places = safe
-        if self.shift is not None:
-            places = (safe.view(rows.shape) + self.shift.index_select(0, index)[:, None]).flatten()
+        safe = self.places.index_select(0, index).clamp(min=0).flatten()
         near = leave_out(
-            self.neighbours.cosine.index_select(0, places).unflatten(0, rows.shape),
-            self.neighbours.group.index_select(0, places).unflatten(0, rows.shape),
-            self.group.index_select(0, query_row),
+            self.neighbours.cosine.index_select(0, safe).unflatten(0, rows.shape),
+            self.neighbours.group.index_select(0, safe).unflatten(0, rows.shape),
+            self.group.index_select(0, index),
         )
         return (
             ListBatch(
-                query=self.queries.index_select(0, query_row).float(),
+                query=self.queries.index_select(0, self.query_place.index_select(0, index)).float(),
                 candidates=self.candidates.index_select(0, safe).float().unflatten(0, rows.shape),
                 cosine=self.cosine.index_select(0, index),
                 neighbour_cosine=near,

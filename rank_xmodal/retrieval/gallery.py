@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ DEPTH = 51
 """Candidates that the first stage hands to a scorer, unless told otherwise."""
 CLIP = "clip"
 """What the first stage is called where it is CLIP's own cosine."""
+_CLOSE = 1e-4  # of the greatest score: sums in float32 that differ by less are compared exactly
+_TOGETHER = 1_024  # queries whose close candidates are compared at a time
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,24 @@ class RankedGallery:
         return float((self.lists.labels > 0).any(axis=1).mean())
 
     @classmethod
+    def join(cls, parts: Sequence[RankedGallery]) -> RankedGallery:
+        """Return the ranked gallery of all queries from those of blocks of them, of the same gallery and depth."""
+        lists = [part.lists for part in parts]
+        whole = CandidateLists(
+            np.concatenate([one.query for one in lists]),
+            np.concatenate([one.candidates for one in lists]),
+            np.concatenate([one.labels for one in lists]),
+            np.concatenate([one.cosine for one in lists]),
+            lists[0].info,
+        )
+        return cls(
+            whole,
+            torch.cat([part.n_relevant for part in parts]),
+            torch.cat([part.rank_below for part in parts]),
+            parts[0].size,
+        )
+
+    @classmethod
     def of_mined(cls, lists: CandidateLists) -> RankedGallery:
         """Take mined lists as what a ranking is judged on: relevant is what their labels say, nothing else."""
         relevant = torch.from_numpy((lists.labels > 0).sum(axis=1).astype(np.int64))
@@ -69,6 +91,7 @@ def rank_gallery(
     *,
     space: Space | None = None,
     first_stage: str = CLIP,
+    queries: np.ndarray | None = None,
 ) -> RankedGallery:
     """Rank the split's gallery for every query that has a relevant candidate in it.
 
@@ -83,6 +106,8 @@ def rank_gallery(
         Where the first stage takes its cosines, or compares codes; None for CLIP's own space.
     first_stage : str
         What reports call it.
+    queries : ndarray (Q,), int, or None
+        Those of these queries alone.
 
     Raises
     ------
@@ -92,7 +117,7 @@ def rank_gallery(
     if space is None:
         check_common_space(data)
     gallery = data.candidate_rows(direction, split)
-    queries = data.query_rows(direction, split)
+    queries = data.query_rows(direction, split) if queries is None else queries
     depth = min(depth, len(gallery))
     asked = np.asarray(data.queries(direction)[queries])
     offered = np.asarray(data.candidates(direction)[gallery])
@@ -120,15 +145,30 @@ def rank_gallery(
     )
 
 
-def _ranks_below(retriever: Retriever, asked: np.ndarray, relevant: object, labels: np.ndarray) -> np.ndarray:
+def _ranks_below(retriever: Retriever, asked: np.ndarray, relevant: Any, labels: np.ndarray) -> np.ndarray:
     """Return `RankedGallery.rank_below`, (Q,) float64; `relevant` is the sparse matrix of queries and gallery."""
     below = np.full(len(asked), np.inf)
     missed = np.flatnonzero(~(labels > 0).any(axis=1))
-    if not len(missed):
-        return below
-    for place, scores in zip(missed, retriever.scores(asked[missed]), strict=True):
-        own = relevant.indices[relevant.indptr[place] : relevant.indptr[place + 1]]  # type: ignore[attr-defined]
-        others = np.ones(len(scores), dtype=bool)
-        others[own] = False
-        below[place] = 1 + np.count_nonzero(scores[others] >= scores[own].max())
+    for start in range(0, len(missed), _TOGETHER):
+        some = missed[start : start + _TOGETHER]
+        own = [relevant.indices[relevant.indptr[place] : relevant.indptr[place + 1]] for place in some]
+        found = [_around(*pair) for pair in zip(retriever.scores(asked[some]), own, strict=True)]
+        rows = np.full((len(some), max(len(close) for _, close in found)), -1)
+        for row, (_, close) in zip(rows, found, strict=True):
+            row[: len(close)] = close
+        scores = np.where(rows < 0, -np.inf, retriever.pairs(asked[some], rows))
+        mine = np.array([np.isin(*pair) for pair in zip(rows, own, strict=True)])
+        best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)
+        below[some] = 1 + np.array([above for above, _ in found]) + ((scores >= best) & ~mine).sum(axis=1)
     return below
+
+
+def _around(scores: np.ndarray, own: np.ndarray) -> tuple[int, np.ndarray]:
+    """Return how many of the gallery are surely above a query's best relevant candidate, and which are close to it.
+
+    Sums in float32 differ in their last bits between equal candidates: what is close has to be compared exactly, or
+    what ties with the last of a list could end up inside of it.
+    """
+    best, gap = scores[own].max(), _CLOSE * np.abs(scores).max()
+    above = scores > best + gap
+    return int(above.sum()), np.flatnonzero((scores >= best - gap) & ~above)

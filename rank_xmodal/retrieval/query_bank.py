@@ -44,6 +44,10 @@ class Neighbours:
         """Return what a ranker without hubness needs of so many candidates: nothing."""
         return cls(torch.empty(candidates, 0), torch.empty(candidates, 0, dtype=torch.int64))
 
+    def of(self, rows: np.ndarray) -> Neighbours:
+        """Return those of some candidates, (n,) int."""
+        return Neighbours(self.cosine[rows], self.group[rows])
+
     def to(self, device: torch.device) -> Neighbours:
         """Return the same on `device`."""
         return Neighbours(self.cosine.to(device), self.group.to(device))
@@ -126,18 +130,23 @@ def _without(own: sp.coo_matrix, rows: np.ndarray, cosine: np.ndarray, bank: int
 
 
 def training_neighbours(
-    data: EmbeddingSet, direction: Direction, bank_rows: np.ndarray, space: Space | None = None
+    data: EmbeddingSet,
+    direction: Direction,
+    bank_rows: np.ndarray,
+    candidate_rows: np.ndarray,
+    space: Space | None = None,
 ) -> Neighbours:
-    """Find every candidate's nearest bank queries among those that don't ask for it.
+    """Find some candidates' nearest bank queries among those that don't ask for them.
 
     At test no bank query asks for a candidate; a training candidate's own captions would make it look like a hub.
     The spare neighbours allow for leaving out a list's own query (`leave_out`). Cosines are taken in `space`, which
     is CLIP's own by default.
     """
-    matrix = data.relevance_matrix(direction)[bank_rows].T.tocsr()  # candidates x bank
+    matrix = data.relevance_matrix(direction)[bank_rows][:, candidate_rows].T.tocsr()  # candidates x bank
     own = int(np.diff(matrix.indptr).max(initial=0))
     k = min(NEIGHBOURS + _SPARE + own, len(bank_rows))
-    rows, cosine = _nearest(data.candidates(direction), data.queries(direction)[bank_rows], k, space)
+    candidates = np.asarray(data.candidates(direction)[candidate_rows])
+    rows, cosine = _nearest(candidates, data.queries(direction)[bank_rows], k, space)
     cosine, order = _without(matrix.tocoo(), rows, cosine, len(bank_rows))
     order = order[:, : NEIGHBOURS + _SPARE]
     groups = query_groups(data, direction)[bank_rows[rows]]

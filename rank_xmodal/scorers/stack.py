@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
 from rank_xmodal.evaluation.judging import RANKER
-from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.lists.list_tensors import ListTensors, Near
 from rank_xmodal.lists.scoring import HeldOut, score_lists
 from rank_xmodal.retrieval.exact import exact_cosine
 from rank_xmodal.retrieval.gallery import DEPTH, RankedGallery, rank_gallery
@@ -36,6 +36,11 @@ def unaligned_depth(data: EmbeddingSet, direction: Direction, split: str) -> int
     """
     queries = max(1, len(data.query_rows(direction, split)))
     return max(DEPTH, min(_DEEPEST, _PAIRS // queries))
+
+
+def depth_of(data: EmbeddingSet, direction: Direction, split: str) -> int:
+    """Return the length of the lists that a split is judged on, unless told otherwise."""
+    return DEPTH if data.aligned else unaligned_depth(data, direction, split)
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,12 @@ class Stack:
             return Neighbours.none(len(candidates))
         return neighbours(candidates, self.bank, own, self.space)
 
-    def tensors(self, data: EmbeddingSet, lists: CandidateLists, device: torch.device) -> ListTensors:
-        """Return lists of queries that stand in no bank, ready to be scored."""
-        direction = check_direction(lists.direction)
-        near, needs = self.neighbours(data.candidates(direction)), self.scorer.needs
+    def tensors(
+        self, data: EmbeddingSet, lists: CandidateLists, device: torch.device, near: Near | None = None
+    ) -> ListTensors:
+        """Return lists of queries that stand in no bank, ready to be scored; `near` finds neighbours, or it does."""
+        needs, candidates = self.scorer.needs, data.candidates(check_direction(lists.direction))
+        near = near or (lambda rows: self.neighbours(np.asarray(candidates[rows])))
         return ListTensors.gather(
             data, lists, near, device, in_bank=False, cosine=self._cosine(data, lists), tokens=needs.tokens,
             content=needs.content,
@@ -138,8 +145,9 @@ class TrainingPart:
 
 
 def first_gallery(
-    stack: Stack, data: EmbeddingSet, direction: Direction, split: str, depth: int | None = None, *, own: bool = False
-) -> RankedGallery:
+    stack: Stack, data: EmbeddingSet, direction: Direction, split: str, depth: int | None = None, *, own: bool = False,
+    queries: np.ndarray | None = None,
+) -> RankedGallery:  # fmt: skip
     """Return the lists that a fitted stack is judged on: CLIP's, or its own where asked for or sides are not aligned.
 
     Lists have `depth` places. If not given, 51; where the sides are not aligned the whole gallery, if that is not too
@@ -150,15 +158,17 @@ def first_gallery(
     UserError
         As `rank_gallery`, or if it has no space of its own to search in.
     """
-    depth = depth or (DEPTH if data.aligned else unaligned_depth(data, direction, split))
+    depth = depth or depth_of(data, direction, split)
     if data.aligned and not own:
-        return rank_gallery(data, direction, split, depth)
+        return rank_gallery(data, direction, split, depth, queries=queries)
     if stack.own_space is None:
         raise UserError(
             f"--first-stage own: {stack.scorer.label} reorders what another first stage found; it has no space to "
             "search in. Use --first-stage clip."
         )
-    return rank_gallery(data, direction, split, depth, space=stack.own_space, first_stage=stack.own_first_stage)
+    return rank_gallery(
+        data, direction, split, depth, space=stack.own_space, first_stage=stack.own_first_stage, queries=queries
+    )
 
 
 def check_aligned(scorer: Scorer, base: Scorer, data: EmbeddingSet, takers: Sequence[str]) -> None:
@@ -253,9 +263,12 @@ def _training_tensors(
     device: torch.device,
 ) -> ListTensors:
     if part.knows is data:
-        near = Neighbours.none(len(data.candidates(direction)))
-        if stack.scorer.needs.neighbours:
-            near = training_neighbours(data, direction, bank_rows, stack.space)
+
+        def near(rows: np.ndarray) -> Neighbours:
+            if not stack.scorer.needs.neighbours:
+                return Neighbours.none(len(rows))
+            return training_neighbours(data, direction, bank_rows, rows, stack.space)
+
         cosine = stack._cosine(data, part.lists)
         needs = stack.scorer.needs
         return ListTensors.gather(
@@ -290,15 +303,22 @@ def rows_of(stack: Stack, data: EmbeddingSet) -> dict[str, Stack]:
 
 
 def score_rows(
-    rows: Mapping[str, Stack], data: EmbeddingSet, lists: CandidateLists, device: torch.device
+    rows: Mapping[str, Stack],
+    data: EmbeddingSet,
+    lists: CandidateLists,
+    device: torch.device,
+    near: Callable[[Stack], Near] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return each row's scores of the same lists, (Q, L) float32 on the CPU, by the row's name."""
+    """Return each row's scores of the same lists, (Q, L) float32 on the CPU, by the row's name.
+
+    `near` is asked for what finds a row's neighbours, where that is known.
+    """
     scores: dict[str, torch.Tensor] = {}
     prepared: dict[tuple[int, int, bool, bool, bool], ListTensors] = {}
     for name, stack in rows.items():
         needs = stack.scorer.needs
         key = (id(stack.base), id(stack.bank), needs.neighbours, needs.tokens, needs.content)
         if key not in prepared:
-            prepared[key] = stack.tensors(data, lists, device)
+            prepared[key] = stack.tensors(data, lists, device, near(stack) if near and needs.neighbours else None)
         scores[name] = score_lists(stack.to(device).scorer, prepared[key])
     return scores

@@ -124,15 +124,16 @@ class Cascade:
     @torch.inference_mode()
     def _scored(self, queries: np.ndarray, hits: Hits, asked: list[str]) -> np.ndarray:
         """Return the last scorer's scores of hits, (Q, L) float32."""
-        device, rows = self.index.device, torch.from_numpy(hits.rows)
+        device, rows = self.index.device, torch.from_numpy(hits.rows).clamp(min=0)
         batch = ListBatch(
             query=torch.from_numpy(np.asarray(queries, dtype=np.float32)).to(device),
             candidates=torch.empty(*rows.shape, 0, device=device),
             cosine=torch.from_numpy(hits.scores).to(device),  # the stage before it is the ranker
             neighbour_cosine=torch.empty(*rows.shape, 0, device=device),
-            mask=torch.ones(rows.shape, dtype=torch.bool, device=device),
+            mask=torch.from_numpy(hits.rows >= 0).to(device),
             query_row=torch.arange(len(asked), device=device),
             rows=rows.to(device),
             content=replace(self.content, queries=asked),
         )
-        return self.last.score(batch).float().cpu().numpy()
+        scores = self.last.score(batch).float().cpu().numpy()
+        return np.where(hits.rows < 0, -np.inf, scores)

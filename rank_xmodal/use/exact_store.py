@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from rank_xmodal.retrieval.first_stage import retriever_of
 from rank_xmodal.retrieval.retriever import Retriever, Space
 from rank_xmodal.use.prepared import Prepared
-from rank_xmodal.use.store import Found, Where, gathered, passing
+from rank_xmodal.use.store import Found, Where, gathered, ids_of, passing
 
 _STEP = 65_536  # candidates handed on at a time
 _FEW = 0.1  # share of the corpus up to which what passes a filter is copied and searched alone
@@ -81,10 +81,16 @@ class ExactStore:
         """See `Store`."""
         return len(self.prepared)
 
+    @property
+    def rows(self) -> np.ndarray:
+        """All rows but for removed ones, (n,) int64."""
+        prepared, _, gone, _ = self.state
+        return np.setdiff1d(np.arange(len(prepared)), gone)
+
     def find(self, asked: np.ndarray, depth: int, where: Where | None, height: int) -> Iterator[Found]:
         """See `Store`; ties are in the order of the rows."""
         prepared, items, gone, retriever = self.state
-        if not len(gone) and where is None:
+        if len(prepared) and not len(gone) and where is None:
             rows, scores = retriever.top(asked, min(depth, len(prepared)))
         else:
             allowed = np.ones(len(prepared), dtype=bool) if where is None else passing(items, where)
@@ -116,30 +122,25 @@ class ExactStore:
     def rows_of(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
         """See `Store`."""
         _, items, gone, _ = self.state
-        wanted = np.asarray(ids)
-        kind = items.schema.field("id").type
-        try:
-            wanted = pa.array(wanted.tolist(), type=kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # of another kind than all of them
-            return np.empty(0, dtype=np.int64)
+        wanted = ids_of(items.schema.field("id").type, ids)
         found = np.flatnonzero(pc.is_in(items["id"], value_set=wanted).to_numpy())
         return np.setdiff1d(found, gone)
 
     def parts(self) -> Iterator[tuple[Prepared, pa.Table]]:
         """See `Store`."""
-        prepared, items, gone, _ = self.state
-        living = np.setdiff1d(np.arange(len(prepared)), gone)
-        for start in range(0, max(1, len(living)), _STEP):
-            rows = living[start : start + _STEP]
+        prepared, items, _, _ = self.state
+        every = self.rows
+        for start in range(0, max(1, len(every)), _STEP):
+            rows = every[start : start + _STEP]
             yield prepared.take(rows), items.take(pa.array(rows))
 
     def add(self, prepared: Prepared, items: pa.Table) -> None:
         """See `Store`."""
         before, known, gone, _ = self.state
         if self.keeper is None:
-            both = before.joined(prepared), pa.concat_tables([known, items.cast(known.schema)])
+            both = before.joined(prepared), pa.concat_tables([known, items])
         else:
-            both = self.keeper.add(prepared, items.cast(known.schema))
+            both = self.keeper.add(prepared, items)
         self._take(*both, gone)
 
     def remove(self, rows: np.ndarray) -> None:

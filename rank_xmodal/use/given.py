@@ -128,6 +128,19 @@ def as_array(given: Any) -> np.ndarray:
     return np.asarray(given)
 
 
+def as_names(ids: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Return ids as an array that has them as they are.
+
+    >>> as_names([3, 4]), as_names(["a", 4])  # NumPy alone would make '4' of the last
+    (array([3, 4]), array(['a', 4], dtype=object))
+    """
+    found = np.asarray(ids)
+    if hasattr(ids, "dtype"):
+        return found
+    given = np.asarray(ids, dtype=object)
+    return found if found.tolist() == given.tolist() else given
+
+
 def checked_ids(ids: Sequence[Any] | np.ndarray | None, count: int, first: int = 0) -> np.ndarray:
     """Return one id for each of `count` embeddings: numbers from `first` on if None.
 
@@ -136,7 +149,21 @@ def checked_ids(ids: Sequence[Any] | np.ndarray | None, count: int, first: int =
     ValueError
         If they are not one for each.
     """
-    names = np.arange(first, first + count) if ids is None else np.asarray(ids)
+    names = np.arange(first, first + count) if ids is None else as_names(ids)
     if names.shape != (count,):
         raise ValueError(f"ids of shape {names.shape} for {count} embeddings: give one id for each.")
     return names
+
+
+def once(rows: np.ndarray) -> np.ndarray:
+    """Return rows (Q, L) with -1 in place of what a query names again.
+
+    >>> once(np.array([[3, 7, 3], [5, -1, 5]]))
+    array([[ 3,  7, -1],
+           [ 5, -1, -1]])
+    """
+    order = np.argsort(rows, axis=1, kind="stable")
+    ascending = np.take_along_axis(rows, order, 1)
+    again = np.zeros(rows.shape, dtype=bool)
+    np.put_along_axis(again, order[:, 1:], ascending[:, 1:] == ascending[:, :-1], 1)
+    return np.where(again, -1, rows)

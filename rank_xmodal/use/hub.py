@@ -42,11 +42,10 @@ def fetched(name: str, revision: str | None = None) -> Path:
         If there is no such repository, it may not be read, or it can't be reached and is not in the cache.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # huggingface_hub's, or those of the HTTP library that its version stands on
         raise UserError(
             f"{name}: no folder here, and no ranker of that name could be fetched from the Hub ({first_line(error)}). "
             "Name a run's folder, or a repository that you may read while you are online."
@@ -79,10 +78,15 @@ def push(
         If the name or the licence is none, or the upload fails.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r}: is no name of a repository. Write USER/NAME.")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"{name!r}: is no name of a repository ({first_line(error)}). Write USER/NAME.") from error
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
         raise UserError(f"licence={licence!r}: name one as the Hub does, such as mit, apache-2.0 or cc-by-4.0.")
     with tempfile.TemporaryDirectory() as folder:
@@ -91,8 +95,10 @@ def push(
             api = HfApi(token=token)
             api.create_repo(name, private=private, exist_ok=True)
             api.upload_folder(repo_id=name, folder_path=folder, commit_message="A ranker of rank_xmodal")
-        except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
-            raise UserError(f"{name}: can't be pushed ({first_line(error)}). Log in by `hf auth login`.") from error
+        except Exception as error:  # as above
+            raise UserError(
+                f"{name}: can't be pushed ({first_line(error)}). Be online, and log in by `hf auth login`."
+            ) from error
     return f"https://huggingface.co/{name}"
 
 

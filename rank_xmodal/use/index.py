@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import scipy.sparse as sp
 import torch
+from torch.nn.functional import pad
 
 from rank_xmodal.devices import pick_device
 from rank_xmodal.errors import UserError
@@ -22,7 +24,7 @@ from rank_xmodal.retrieval.gallery import DEPTH
 from rank_xmodal.retrieval.retriever import Space
 from rank_xmodal.scorers.stack import Stack
 from rank_xmodal.use.encoding import Sides, is_content
-from rank_xmodal.use.given import as_array, checked_content, checked_ids, checked_tokens, whole
+from rank_xmodal.use.given import as_array, checked_content, checked_ids, checked_tokens, once, whole
 from rank_xmodal.use.hits import Hits
 from rank_xmodal.use.index_folder import read, write
 from rank_xmodal.use.normalise import as_they_are, normalised
@@ -156,6 +158,7 @@ class Index:
         ----------
         queries : ndarray or Tensor (Q, dim), or (dim,) of a single one
         rows : ndarray (Q, L), or (L,) of a single query, int; -1 for none, as FAISS pads
+            What a query names again counts once; in its place -1 stands at the end.
         k : int or None
             How many to return; all if None.
         tokens, content
@@ -172,7 +175,7 @@ class Index:
         if rows.ndim != 2 or len(rows) != len(asked) or rows.dtype.kind not in "iu":
             raise ValueError(f"rows of {rows.dtype} {rows.shape} for {len(asked)} queries: give integers (queries, L).")
         count = rows.shape[1] if k is None else min(whole("k", k), rows.shape[1])
-        found = self.store.fetch(rows.astype(np.int64), max(BATCH * DEPTH // max(rows.shape[1], DEPTH), 1))
+        found = self.store.fetch(once(rows.astype(np.int64)), max(BATCH * DEPTH // max(rows.shape[1], DEPTH), 1))
         hits = self._ranked(asked, found, count, tokens, content)
         return hits.single() if single else hits
 
@@ -189,7 +192,8 @@ class Index:
         Parameters
         ----------
         embeddings, ids, own, metadata
-            As `Reranker.index` takes them: ids of the same kind, none of them there already, and the same columns.
+            As `Reranker.index` takes them: ids of the same kind, none of them there already, and the same columns. No
+            embeddings at all change nothing.
 
         Raises
         ------
@@ -207,13 +211,16 @@ class Index:
             raise ValueError(f"ids: {name!r} is in the index already. Remove it first, or leave it out.")
         items = item_table(names, metadata)
         columns = self.store.columns(np.empty(0, dtype=np.int64)).schema
-        if items.column_names != columns.names:
+        if set(items.column_names) != set(columns.names):
             ours, theirs = columns.names[1:], items.column_names[1:]
             raise ValueError(f"metadata has the columns {theirs}, the index {ours}: give the same.")
+        items = items.select(columns.names)
         for name, kind in zip(columns.names, columns.types, strict=True):
-            if (given := items.schema.field(name).type) != kind:
+            given = items.schema.field(name).type
+            if given != kind and not pa.types.is_null(given):  # that is one of missing values alone
                 raise ValueError(f"{name}: holds {given}, another kind than in the index, {kind}.")
-        self.store.add(prepare(self.stack, self.space, candidates, own, self.device), items)
+        if len(candidates):
+            self.store.add(prepare(self.stack, self.space, candidates, own, self.device), items.cast(columns))
 
     def remove(self, ids: Iterable[Any]) -> int:
         """Take candidates out by their ids, and return how many; the others keep their rows.
@@ -223,12 +230,14 @@ class Index:
         ValueError
             If one of them is not in the index; nothing is removed then.
         """
-        wanted = list(ids)
+        if isinstance(ids, str):
+            raise ValueError(f"ids={ids!r}: give a list of them, as [{ids!r}].")
+        wanted = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         rows = self.store.rows_of(wanted)
-        if len(rows) < len(set(wanted)):
-            known = set(self.store.columns(rows, ["id"])["id"].to_pylist())
-            lost = next((name for name in wanted if name not in known), None)
-            raise ValueError(f"ids: {lost!r} is not in the index. Nothing was removed.")
+        known = set(self.store.columns(rows, ["id"])["id"].to_pylist())
+        for name in wanted:
+            if name not in known:
+                raise ValueError(f"ids: {name!r} is not in the index. Nothing was removed.")
         if len(rows):
             self.store.remove(rows)
         return len(rows)
@@ -265,7 +274,8 @@ class Index:
         device : str
             Where the ranker computes.
         verify : bool
-            Compare all files with their checksums first; reads the whole corpus.
+            Compare all files with their checksums first; reads the whole corpus. LanceDB's table has none: whether it
+            can be read is all that is known then.
 
         Raises
         ------
@@ -324,8 +334,12 @@ class Index:
         if not done:
             none = np.empty((0, k), dtype=np.float32)
             return Hits(np.empty((0, k), dtype=object), np.empty((0, k), dtype=np.int64), none, none)
-        rows, cosine, ids = (np.concatenate([part[place] for part in done]) for place in (0, 1, 3))
-        scores = torch.cat([part[2] for part in done])
+        # An approximate first stage may find fewer for one query than for another.
+        length = max(part[0].shape[1] for part in done)
+        rows = np.concatenate([_widened(part[0], length, -1) for part in done])
+        cosine = np.concatenate([_widened(part[1], length, -np.inf) for part in done])
+        scores = torch.cat([pad(part[2], (0, length - part[2].shape[1]), value=-torch.inf) for part in done])
+        ids = np.concatenate([_widened(part[3], length, None) for part in done])
         order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
         calibration = self.calibration
         best = np.take_along_axis(rows, order, 1)
@@ -349,3 +363,12 @@ class Index:
         if (found.place < 0).any():  # the last, which -1 names
             names = np.concatenate([names.astype(object), np.array([None], dtype=object)])
         return names[found.place]
+
+
+def _widened(table: np.ndarray, length: int, none: Any) -> np.ndarray:
+    """Return a table (Q, L) as (Q, length), with `none` where nothing is."""
+    if table.shape[1] == length:
+        return table
+    wide = np.full((len(table), length), none, dtype=object if none is None else table.dtype)
+    wide[:, : table.shape[1]] = table
+    return wide

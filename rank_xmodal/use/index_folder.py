@@ -24,14 +24,13 @@ from rank_xmodal.scorers import folder as rankers
 from rank_xmodal.scorers.stack import Stack
 from rank_xmodal.use.exact_store import ExactStore
 from rank_xmodal.use.prepared import Prepared
-from rank_xmodal.use.store import Store
+from rank_xmodal.use.store import REMEDY, Store
 
 FORMAT = 1
 STORES = ("exact", "lance")
 MANIFEST = "index.json"
 _MOST_FILES = 32  # of items; more are written as one
 _KINDS = ("float16", "float32", "float64", "int8", "uint8")
-_REMEDY = "Bring the folder again from a copy, or make the index again."
 
 
 @dataclass
@@ -126,9 +125,9 @@ class Folder:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             table.validate()
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{path}: can't be read ({error}). {_REMEDY}") from error
+            raise UserError(f"{path}: can't be read ({error}). {REMEDY}") from error
         if len(table) != entry["rows"] or "id" not in table.column_names:
-            raise UserError(f"{path}: holds {len(table):,} rows, {entry['rows']:,} are told. {_REMEDY}")
+            raise UserError(f"{path}: holds {len(table):,} rows, {entry['rows']:,} are told. {REMEDY}")
         return table
 
     def read(self) -> tuple[Prepared, pa.Table]:
@@ -142,19 +141,19 @@ class Folder:
         told, tables = self.told, {}
         for name, known in told["tables"].items():
             if known["dtype"] not in _KINDS:
-                raise UserError(f"{self.path / MANIFEST}: {name} is said to hold {known['dtype']!r}. {_REMEDY}")
+                raise UserError(f"{self.path / MANIFEST}: {name} is said to hold {known['dtype']!r}. {REMEDY}")
             path, shape = self.path / f"{name}.bin", (told["rows"], known["width"])
             kind = np.dtype(known["dtype"])
             needed = shape[0] * shape[1] * kind.itemsize
             if not path.is_file() or path.stat().st_size < needed:
                 found = path.stat().st_size if path.is_file() else "no"
-                raise UserError(f"{path}: {found} bytes, {needed} are told. {_REMEDY}")
+                raise UserError(f"{path}: {found} bytes, {needed} are told. {REMEDY}")
             tables[name] = np.memmap(path, kind, "r", shape=shape) if needed else np.empty(shape, kind)
         if "embeddings" not in tables or "neighbours" not in tables:
-            raise UserError(f"{self.path / MANIFEST}: tells no embeddings or neighbours. {_REMEDY}")
+            raise UserError(f"{self.path / MANIFEST}: tells no embeddings or neighbours. {REMEDY}")
         items = pa.concat_tables([self._read_items(entry) for entry in told["items"]])
         if len(items) != told["rows"]:
-            raise UserError(f"{self.path}: {len(items):,} items for {told['rows']:,} candidates. {_REMEDY}")
+            raise UserError(f"{self.path}: {len(items):,} items for {told['rows']:,} candidates. {REMEDY}")
         return Prepared.of_tables(tables, self.same_space), items
 
     def gone(self) -> np.ndarray:
@@ -169,9 +168,9 @@ class Folder:
         if not entry:
             return np.empty(0, dtype=np.int64)
         path = self.path / entry["file"]
-        rows = np.array(open_npy(path, _REMEDY))
+        rows = np.array(open_npy(path, REMEDY))
         if rows.dtype != np.int64 or rows.shape != (entry["count"],) or zlib.crc32(rows.data) != entry["crc32"]:
-            raise UserError(f"{path}: damaged. {_REMEDY}")
+            raise UserError(f"{path}: damaged. {REMEDY}")
         return rows
 
     def verify(self) -> None:
@@ -209,7 +208,7 @@ def _checksum(table: np.ndarray) -> int:
 
 def _same(path: Path, found: int, told: int) -> None:
     if found != told:
-        raise UserError(f"{path}: damaged: its CRC-32 is {found:08x}, {told:08x} is told. {_REMEDY}")
+        raise UserError(f"{path}: damaged: its CRC-32 is {found:08x}, {told:08x} is told. {REMEDY}")
 
 
 def write(
@@ -258,6 +257,8 @@ def write(
 def read(path: Path, verify: bool) -> tuple[Stack, dict[str, Any], Store, Space | None]:
     """Return an index' ranker, its facts, its candidates, and where the first stage searches.
 
+    Others may write to it meanwhile, or put another in its place: what is returned is whole.
+
     Raises
     ------
     UserError
@@ -265,6 +266,27 @@ def read(path: Path, verify: bool) -> tuple[Stack, dict[str, Any], Store, Space 
     """
     if not path.is_dir():
         recover(path.resolve().parent)
+    while True:
+        before = _standing(path)
+        try:
+            found = _read(path, verify)
+        except UserError:
+            if _standing(path) == before:
+                raise
+            continue
+        if _standing(path)[0] == before[0]:  # more, or fewer, candidates are no matter: what was read counted
+            return found
+
+
+def _standing(path: Path) -> tuple[int, bytes]:
+    """Return what tells a folder from one that is put in its place, and its manifest."""
+    try:
+        return path.stat().st_ino, (path / MANIFEST).read_bytes()
+    except OSError:
+        return 0, b""
+
+
+def _read(path: Path, verify: bool) -> tuple[Stack, dict[str, Any], Store, Space | None]:
     if not (path / MANIFEST).is_file():
         raise UserError(f"{path}: holds no index (no {MANIFEST}). Make one with `rank-xmodal index`.")
     told = read_json(path / MANIFEST)
@@ -272,21 +294,24 @@ def read(path: Path, verify: bool) -> tuple[Stack, dict[str, Any], Store, Space 
         found = told.get("format") if isinstance(told, dict) else None
         raise UserError(f"{path / MANIFEST}: format {found!r}; this version reads format {FORMAT}. Index again.")
     if told.get("first_stage") not in ("clip", "own") or told.get("store") not in STORES:
-        raise UserError(f"{path / MANIFEST}: names no first stage or no store. {_REMEDY}")
+        raise UserError(f"{path / MANIFEST}: names no first stage or no store. {REMEDY}")
     stack, facts = rankers.load(path / "ranker")
     space = stack.own_space if told["first_stage"] == "own" else None
     if told["store"] == "lance":
         from rank_xmodal.use.lance_store import LanceStore
 
-        return stack, facts, LanceStore(path, space, space is stack.space), space
+        table = LanceStore(path, space, space is stack.space)
+        if verify:
+            table.verify()
+        return stack, facts, table, space
     folder = Folder(path, space is stack.space, told)
     try:
         if verify:
             folder.verify()
         prepared, items = folder.read()
         store = ExactStore(space, prepared, items, folder.gone(), folder)
-    except (KeyError, TypeError, AttributeError) as error:  # a manifest that another wrote
-        raise UserError(f"{path / MANIFEST}: not what an index says of itself ({error!r}). {_REMEDY}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:  # a manifest that another wrote
+        raise UserError(f"{path / MANIFEST}: not what an index says of itself ({error!r}). {REMEDY}") from error
     return stack, facts, store, space
 
 

@@ -7,19 +7,22 @@ at is chosen so that most of the exact top is found, and what is found is measur
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rank_xmodal.errors import UserError
+from rank_xmodal.errors import UserError, first_line
 from rank_xmodal.files import locked, read_json, telling, write_json
 from rank_xmodal.retrieval.first_stage import retriever_of
 from rank_xmodal.retrieval.gallery import DEPTH
 from rank_xmodal.retrieval.retriever import Space, Unmapped
+from rank_xmodal.use.lance_condition import one_of
 from rank_xmodal.use.prepared import Prepared
-from rank_xmodal.use.store import Found, Where, check_where
+from rank_xmodal.use.store import REMEDY, Found, Where, check_where, ids_of
 
 RECALL = 0.98  # of the exact top that the approximate one should find
 _OWN = "rx_"  # before the names of our columns
@@ -28,6 +31,7 @@ _LARGE = 20_000  # candidates from which on a part of them is looked at
 _SHARE = 20  # of the candidates, one in so many may be new to the table's index
 _NAMED = 500  # values in a condition
 _FACTS = "lance.json"
+_LANCE = "lance"
 _TABLE = "items"
 
 
@@ -53,7 +57,11 @@ class LanceStore:
     def __init__(self, folder: Path, space: Space | None, same_space: bool) -> None:
         self.folder, self.space, self.same_space = folder, space, same_space
         self.facts: dict[str, Any] = read_json(folder / _FACTS)
-        self._table: Any = _database(folder).open_table(_TABLE)
+        self._place, database = folder.stat().st_ino, _database(folder)
+        with self._reading():
+            self._table: Any = database.open_table(_TABLE)
+        if not _fits(self.facts, self._table.schema):
+            raise UserError(f"{folder / _FACTS}: not what an index says of itself. {REMEDY}")
 
     @classmethod
     def write(
@@ -151,14 +159,60 @@ class LanceStore:
         asked = asked.bypass_vector_index() if probes is None else asked.nprobes(probes)
         if condition is not None:
             asked = asked.where(condition, prefilter=True)
-        return asked.to_arrow()
+        with self._reading():
+            return asked.to_arrow()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what LanceDB throws into a UserError that says what to do."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            self._check_place()
+            raise UserError(
+                f"{self.folder / _LANCE}: the table can't be read ({first_line(error)}). {REMEDY}"
+            ) from error
+
+    @contextmanager
+    def _writing(self, doing: str) -> Iterator[None]:
+        """Hold the folder alone, and turn what LanceDB throws into a UserError that says what to do."""
+        try:
+            with telling(self.folder), locked(self.folder, doing):
+                self._check_place()
+                yield
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.folder / _LANCE}: the table can't be written ({first_line(error)}). See that you may write "
+                "there, then run again."
+            ) from error
+
+    def _check_place(self) -> None:
+        if self.folder.is_dir() and self.folder.stat().st_ino != self._place:
+            raise UserError(f"{self.folder}: another index took its place since it was opened here. Open it again.")
+
+    def _overtaken(self) -> bool:
+        """Take in what other processes wrote, and say whether they did."""
+        before = self._table.version
+        self._table.checkout_latest()
+        return bool(self._table.version != before)
+
+    def verify(self) -> None:
+        """Read the whole table, which has no checksums.
+
+        Raises
+        ------
+        UserError
+            If it can't be read.
+        """
+        for _ in self.parts():
+            pass
 
     def _width(self, name: str) -> int:
         return 1 if name == "row" else int(self.facts["tables"][name][1])
 
     def find(self, asked: np.ndarray, depth: int, where: Where | None, height: int) -> Iterator[Found]:
         """See `Store`; approximately where the table is large."""
-        condition = None if where is None else self._condition(where)
+        condition = self._condition(where) if where else None
         vectors = self._mapped(asked)
         for start in range(0, len(asked), height):
             found = [
@@ -211,8 +265,9 @@ class LanceStore:
         parts = []
         for start in range(0, max(1, len(rows)), _NAMED):
             some = rows[start : start + _NAMED]
-            asked = self._table.search().where(_one_of(_ROW, some.tolist()) if len(some) else "false")
-            parts.append(asked.select([_ROW, *columns]).limit(max(1, len(some))).to_arrow())
+            asked = self._table.search().where(one_of(_ROW, some.tolist()) if len(some) else "false")
+            with self._reading():
+                parts.append(asked.select([_ROW, *columns]).limit(max(1, len(some))).to_arrow())
         found = pa.concat_tables(parts)
         found = found.take(pa.array(np.argsort(found[_ROW].to_numpy(), kind="stable")))
         there = found[_ROW].to_numpy()
@@ -231,19 +286,16 @@ class LanceStore:
 
     def rows_of(self, ids: Sequence[Any] | np.ndarray) -> np.ndarray:
         """See `Store`."""
-        wanted, kind, rows = np.asarray(ids).tolist(), self._table.schema.field("id").type, []
+        wanted, rows = ids_of(self._table.schema.field("id").type, ids).to_pylist(), []
         for start in range(0, len(wanted), _NAMED):
-            try:
-                some = pa.array(wanted[start : start + _NAMED], type=kind).to_pylist()
-            except (pa.ArrowInvalid, pa.ArrowTypeError):  # of another kind than all of them
-                return np.empty(0, dtype=np.int64)
-            rows += (
-                self._table.search().where(_one_of("id", some)).select([_ROW]).limit(None).to_arrow()[_ROW].to_pylist()
-            )
+            asked = self._table.search().where(one_of("id", wanted[start : start + _NAMED]))
+            with self._reading():
+                rows += asked.select([_ROW]).limit(None).to_arrow()[_ROW].to_pylist()
         return np.array(sorted(rows), dtype=np.int64)
 
     def _condition(self, where: Where) -> str:
-        return " AND ".join(f"({_one_of(name, values)})" for name, values in check_where(where, self._named()).items())
+        allowed = check_where(where, pa.schema([self._table.schema.field(name) for name in self._named()]))
+        return " AND ".join(f"({one_of(name, values.to_pylist())})" for name, values in allowed.items())
 
     def _prepared(self, table: pa.Table) -> Prepared:
         """Return our columns as arrays."""
@@ -259,35 +311,52 @@ class LanceStore:
 
     def parts(self) -> Iterator[tuple[Prepared, pa.Table]]:
         """See `Store`."""
-        for batch in self._table.search().limit(None).to_batches(65_536):
-            table = pa.Table.from_batches([batch])
-            yield self._prepared(table), table.select(self._named())
+        with self._reading():
+            found = self._table.search().limit(None).to_batches(65_536)
+            tables = (pa.Table.from_batches([batch]) for batch in found)
+            # Of no candidates, too, one part says what there would be.
+            for table in chain([next(tables, self._table.schema.empty_table())], tables):
+                yield self._prepared(table), table.select(self._named())
 
     def add(self, prepared: Prepared, items: pa.Table) -> None:
         """See `Store`.
 
         Raises
         ------
+        ValueError
+            If another process added one of the ids since the index was opened.
         UserError
             If they can't be written, or another process writes there.
         """
-        with telling(self.folder), locked(self.folder, "adding to it"):
+        with self._writing("adding to it"):
+            if self._overtaken() and len(known := self.rows_of(items["id"].to_pylist())):
+                name = self.columns(known[:1], ["id"])["id"][0].as_py()
+                raise ValueError(f"ids: another process added {name!r} meanwhile. Leave it out.")
             self.facts = read_json(self.folder / _FACTS)
             first = self.next_row
             # First the count: rows of a writer that dies are never given to others.
             self.facts = {**self.facts, "rows": first + len(items)}
             write_json(self.folder / _FACTS, self.facts)
-            self._table.checkout_latest()
             self._table.add(_rows(prepared, items, first))
             # What no index knows yet is looked at row by row; to take it in takes minutes where there are millions.
             if self.next_row - self.facts.get("indexed", 0) > max(_LARGE, self.next_row // _SHARE):
                 self._reindex(self.facts["parts"])
 
     def remove(self, rows: np.ndarray) -> None:
-        """See `Store`."""
-        with telling(self.folder), locked(self.folder, "removing from it"):
+        """See `Store`.
+
+        Raises
+        ------
+        ValueError
+            If another process removed one of them since the index was opened.
+        UserError
+            As `add`.
+        """
+        with self._writing("removing from it"):
+            if self._overtaken():
+                self._of_rows(rows, [])
             for start in range(0, len(rows), _NAMED):
-                self._table.delete(_one_of(_ROW, rows[start : start + _NAMED].tolist()))
+                self._table.delete(one_of(_ROW, rows[start : start + _NAMED].tolist()))
 
 
 def _database(folder: Path) -> Any:
@@ -295,7 +364,7 @@ def _database(folder: Path) -> Any:
         import lancedb
     except ImportError as error:
         raise UserError("store='lance' needs lancedb: pip install 'rank-xmodal[lance]'.") from error
-    return lancedb.connect(str(folder / "lance"))
+    return lancedb.connect(str(folder / _LANCE))
 
 
 def _rows(prepared: Prepared, items: pa.Table, first: int) -> pa.Table:
@@ -309,18 +378,17 @@ def _rows(prepared: Prepared, items: pa.Table, first: int) -> pa.Table:
     return pa.table(columns)
 
 
-def _one_of(column: str, values: Sequence[Any]) -> str:
-    """Return the condition that a column holds one of some values, as SQL."""
-    told = []
-    for value in values:
-        if isinstance(value, bool):
-            told.append("true" if value else "false")
-        elif isinstance(value, (int, np.integer)):
-            told.append(str(int(value)))
-        elif isinstance(value, (float, np.floating)) and np.isfinite(value):
-            told.append(repr(float(value)))
-        elif isinstance(value, str):
-            told.append("'" + value.replace("'", "''") + "'")
-        else:
-            raise ValueError(f"where {column!r}: {value!r} is no number or string.")
-    return f"`{column}` IN ({', '.join(told)})"
+def _fits(told: Any, schema: pa.Schema) -> bool:
+    """Say whether what lance.json tells is so of a table."""
+    try:
+        for name, (kind, width) in told["tables"].items():
+            found = [kind, 0]  # a table without columns has none there
+            if _OWN + name in schema.names:
+                column = schema.field(_OWN + name).type
+                found = [np.dtype(column.value_type.to_pandas_dtype()).name, column.list_size]
+            if [kind, width] != found:
+                return False
+        counts = [told["rows"], told["probes"] or 1]
+        return told["tables"].keys() >= {"embeddings", "neighbours"} and all(type(n) is int and n >= 0 for n in counts)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return False

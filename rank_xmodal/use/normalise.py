@@ -44,6 +44,8 @@ def as_they_are(embeddings: np.ndarray, dim: int, what: str) -> np.ndarray:
 
 def _shaped(embeddings: np.ndarray, dim: int, what: str) -> np.ndarray:
     array = np.asarray(embeddings)
+    if array.dtype.kind not in "fiubO":
+        raise ValueError(f"{what} are of {array.dtype}: give numbers, (n, {dim}).")
     if array.ndim != 2 or array.shape[1] != dim:
         raise ValueError(f"{what} have shape {array.shape}; this ranker takes (n, {dim}).")
     return array

@@ -96,7 +96,14 @@ def prepare(
     own : csr_matrix (n, bank) or None
         As `query_bank.neighbours` takes it.
     device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If `own` is of another shape.
     """
+    if own is not None and own.shape != (shape := (len(embeddings), len(stack.bank))):
+        raise ValueError(f"own has shape {own.shape}: give {shape}, candidates and queries of the bank.")
     parts = [
         _of_some(stack, space, embeddings[start : start + _BLOCK], None if own is None else own[start : start + _BLOCK],
                  device)

@@ -23,7 +23,7 @@ from rank_xmodal.scorers.folder import load
 from rank_xmodal.scorers.stack import Stack
 from rank_xmodal.use.encoding import Encoder, Sides, is_content
 from rank_xmodal.use.exact_store import ExactStore
-from rank_xmodal.use.given import as_array, checked_content, checked_ids, checked_tokens, differing, kind_of
+from rank_xmodal.use.given import as_array, as_names, checked_content, checked_ids, checked_tokens, differing, kind_of
 from rank_xmodal.use.hits import Hits
 from rank_xmodal.use.hub import fetched, is_repository, push
 from rank_xmodal.use.index import Index
@@ -217,10 +217,13 @@ class Reranker:
         Raises
         ------
         ValueError
-            If the shape is wrong, a row is zero or not finite, the ids are not one for each, the first stage is unknown
-            or the ranker has no space of its own, or tokens or content are not what the scorer takes.
+            If the shape is wrong, there is no row, or one that is zero or not finite, the ids are not one for each, the
+            first stage is unknown or the ranker has no space of its own, or tokens or content are not what the scorer
+            takes.
         """
         candidates = checked_candidates(self.stack, embeddings)
+        if not len(candidates):
+            raise ValueError(f"embeddings have shape {candidates.shape}: an index needs one candidate at least.")
         if self.stack.dims is not None:
             first_stage = "own" if first_stage == "clip" else first_stage
         items = item_table(checked_ids(ids, len(candidates)), metadata)
@@ -290,7 +293,7 @@ class Reranker:
             )
         length, own = offered.shape[-2], offered.ndim == 3
         shape = (len(asked), length) if own else (length,)
-        names = np.broadcast_to(np.arange(length), shape) if ids is None else np.asarray(ids)
+        names = np.broadcast_to(np.arange(length), shape) if ids is None else as_names(ids)
         if names.shape != shape:
             raise ValueError(f"ids of shape {names.shape} for candidates {shape}: give one id for each.")
         if not length or not len(asked):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +14,8 @@ import pyarrow.compute as pc
 from rank_xmodal.use.prepared import Prepared
 
 Where = Mapping[str, Any]
-"""A filter: columns, and the value or list of values that each must have."""
+"""A filter: columns, and the value or list of values that each must have; None stands for a value that is missing."""
+REMEDY = "Bring the folder again from a copy, or make the index again."
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,16 @@ def item_table(ids: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[
     Raises
     ------
     ValueError
-        If a column is called "id", isn't as long as the ids, or holds what Arrow has no type for.
+        If a column is called "id", isn't as long as the ids, or holds what Arrow has no type for, or an id is missing.
     """
     columns: dict[str, Any] = {"id": ids}
     for name, values in (metadata or {}).items():
-        if name == "id" or name.startswith(("_", "rx_")) or not name.isidentifier():
+        if not isinstance(name, str) or name == "id" or name.startswith(("_", "rx_")) or not name.isidentifier():
             raise ValueError(
                 f"metadata column {name!r}: must be a word, not id, and not begin with _ or rx_. Rename it."
             )
+        if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+            raise ValueError(f"metadata column {name!r}: {repr(values)[:50]} is no list of {len(ids)} values.")
         if len(values) != len(ids):
             raise ValueError(f"metadata column {name!r}: {len(values)} values for {len(ids)} candidates.")
         columns[name] = values
@@ -134,29 +138,71 @@ def item_table(ids: Sequence[Any] | np.ndarray, metadata: Mapping[str, Sequence[
     for name, values in columns.items():
         try:
             arrays[name] = pa.array(values.tolist() if isinstance(values, np.ndarray) else list(values))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowException, OverflowError) as error:  # the latter of an integer beyond 64 bits
             said = " ".join(str(error).split())[:200]
             raise ValueError(f"{name}: values must be numbers, or strings, all of one kind ({said}).") from error
         if pa.types.is_nested(arrays[name].type):
             raise ValueError(f"{name}: values must be numbers, or strings, all of one kind; found {arrays[name].type}.")
+    missing = arrays["id"].is_null(nan_is_null=True).to_pylist()
+    if any(missing):
+        place = missing.index(True)
+        raise ValueError(f"ids: number {place} is missing. Give each candidate a name.")
     return pa.table(arrays)
 
 
-def check_where(where: Where, known: Sequence[str]) -> dict[str, list[Any]]:
-    """Return a filter's allowed values by column.
+def values_of(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
+    """Return values as a column of some kind holds them.
 
     Raises
     ------
     ValueError
-        If there is no such column, or no value is allowed.
+        If one is of another kind.
     """
+    try:
+        found = pa.array(values, type=kind)
+        same = not pa.types.is_integer(kind) or found.to_pylist() == list(values)  # Arrow makes 1 of 1.5
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise ValueError(f"{values!r} are no values of a column of {kind}.") from error
+    if not same:
+        raise ValueError(f"{values!r} are no values of a column of {kind}.")
+    return found
+
+
+def ids_of(kind: pa.DataType, ids: Sequence[Any] | np.ndarray) -> pa.Array:
+    """Return those of some ids that a column of some kind can hold."""
+    wanted = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    try:
+        return values_of(kind, wanted)
+    except ValueError:
+        kept = []
+        for name in wanted:
+            with suppress(ValueError):
+                kept += values_of(kind, [name]).to_pylist()
+        return pa.array(kept, type=kind)
+
+
+def check_where(where: Where, columns: pa.Schema) -> dict[str, pa.Array]:
+    """Return a filter's allowed values by column, as the columns hold them.
+
+    Raises
+    ------
+    ValueError
+        If it is no mapping, there is no such column, no value is allowed, or one is of another kind than its column.
+    """
+    if not isinstance(where, Mapping):
+        raise ValueError(f"where={where!r}: give columns and the values that they may have, as {{'year': 1}}.")
     found = {}
     for name, value in where.items():
-        if name not in known:
-            raise ValueError(f"where={name!r}: the index has no such column; it has {', '.join(known)}.")
-        found[name] = list(value) if isinstance(value, (list, tuple, set, frozenset, np.ndarray)) else [value]
-        if not found[name]:
+        if name not in columns.names:
+            raise ValueError(f"where={name!r}: the index has no such column; it has {', '.join(columns.names)}.")
+        several = value.ravel().tolist() if isinstance(value, np.ndarray) else value
+        values = list(several) if isinstance(several, (list, tuple, set, frozenset)) else [several]
+        if not values:
             raise ValueError(f"where {name!r}: allows no value at all. Name one, or leave the filter out.")
+        try:
+            found[name] = values_of(columns.field(name).type, values)
+        except ValueError as error:
+            raise ValueError(f"where {name!r}: {error}") from error
     return found
 
 
@@ -166,14 +212,12 @@ def passing(items: pa.Table, where: Where) -> np.ndarray:
     Raises
     ------
     ValueError
-        As `check_where`, or if a value is of another kind than its column.
+        As `check_where`.
     """
     kept = np.ones(len(items), dtype=bool)
-    for name, values in check_where(where, items.column_names).items():
-        kind = items.schema.field(name).type
-        try:
-            allowed = pa.array(values, type=kind)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
-            raise ValueError(f"where {name!r}: {values!r} are no values of a column of {kind}.") from error
-        kept &= pc.is_in(items[name], value_set=allowed).to_numpy()
+    for name, allowed in check_where(where, items.schema).items():
+        column = items[name]
+        if pa.types.is_floating(allowed.type):  # Arrow tells 0.0 from -0.0
+            column, allowed = pc.add(column, 0.0), pc.add(allowed, 0.0)
+        kept &= pc.is_in(column, value_set=allowed).to_numpy()
     return kept

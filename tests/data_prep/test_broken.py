@@ -96,6 +96,17 @@ def test_without_the_flag_each_error_names_it(damaged, encoder, tmp_path, said, 
     embed(damaged, encoder, tmp_path / "set", say=said)
 
 
+def test_all_that_was_left_out_is_named(tmp_path, picture, encoder, said):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture(1).save(photos / "good.png")
+    for i in range(103):
+        (photos / f"bad {i:03d}.png").write_text("no image")
+    embed(load("folder", photos, say=said), encoder, tmp_path / "set", skip_broken=True, say=said)
+    assert sum("bad " in line for line in said.lines) == 100
+    assert "... and 3 more" in said
+
+
 def test_where_none_can_be_used(corpus, encoder, tmp_path, said):
     for path in corpus.paths():
         path.write_text("no image")

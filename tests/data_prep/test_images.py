@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from data_prep.images import MOST_OBLONG, MOST_PIXELS, SUFFIXES, check_header, files_digest, read_image
 from rank_xmodal.errors import UserError
@@ -47,6 +47,28 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     assert np.abs(read - ramp / 257).max() <= 1.0
 
 
+@pytest.mark.parametrize(
+    ("kind", "white", "suffix"),
+    [("float32", 1, "tif"), ("float32", 255, "tif"), ("float32", 65_535, "tif"), ("int32", 65_535, "tif"),
+     ("int32", 2**31 - 1, "tif"), ("int32", 255, "tif"), ("uint16", 255, "png")],
+)  # fmt: skip
+def test_grey_values_of_any_range_become_those_of_eight_bits(tmp_path, kind, white, suffix):
+    ramp = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+    path = tmp_path / f"deep.{suffix}"
+    Image.fromarray((ramp * white).astype(kind)).save(path)
+    read = np.asarray(read_image(path))[..., 0].astype(int)
+    assert np.abs(read - ramp * 255).max() <= 1.0
+
+
+def test_what_is_no_number_in_an_image_spoils_nothing_else(tmp_path):
+    ramp = np.linspace(0, 1, 64 * 64).reshape(64, 64).astype(np.float32)
+    ramp[0, :3] = np.nan, np.inf, -np.inf
+    Image.fromarray(ramp).save(tmp_path / "holes.tif")
+    read = np.asarray(read_image(tmp_path / "holes.tif"))[..., 0]
+    assert read[0, :3].tolist() == [0, 255, 0]
+    assert np.abs(read[1:] - ramp[1:] * 255).max() <= 1.0
+
+
 def test_palette_with_transparency(tmp_path, picture):
     path = tmp_path / "p.png"
     picture(1, "P").save(path, transparency=b"\x00\x80\xff")
@@ -61,6 +83,59 @@ def test_exif_rotation_is_applied(tmp_path, picture):
     made.save(path, exif=exif)
     expected = made.transpose(Image.Transpose.ROTATE_270)
     assert np.array_equal(np.asarray(read_image(path)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "avif"])
+def test_each_orientation_is_turned_upright(tmp_path, suffix, orientation):
+    if suffix == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    upright = np.zeros((60, 80, 3), dtype=np.uint8)
+    upright[:20, :20] = 255  # the corner on the left, at the top
+    upright[:20, 60:, 0] = 255  # and the red one on the right
+    back = [lambda a: a, np.fliplr, lambda a: a[::-1, ::-1], np.flipud, lambda a: a.transpose(1, 0, 2), np.rot90,
+            lambda a: a[::-1, ::-1].transpose(1, 0, 2), lambda a: np.rot90(a, -1)]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    lossless = {"webp": {"lossless": True}, "avif": {"quality": 100, "subsampling": "4:4:4"}}.get(suffix, {})
+    Image.fromarray(np.ascontiguousarray(back[orientation - 1](upright))).save(path, exif=exif, **lossless)
+    read = np.asarray(read_image(path)).astype(int)
+    assert read.shape == upright.shape
+    assert np.abs(read - upright).mean() < 3
+
+
+def exif_of(*entries):
+    """Return a JPEG's EXIF segment: turned by 90 degrees, and other tags of a camera, as (tag, type, count, value)."""
+    entries = sorted([*entries, (0x0112, 3, 1, b"\6\0\0\0")])
+    table = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    data = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + table + b"\0\0\0\0"
+    return b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ((0x0100, 2, 4, b"abc\0"), "a width in letters, which Pillow reads and can't write"),
+        ((0x010F, 3, 1, b"\7\0\0\0"), "a maker that is a number"),
+        ((0x011A, 7, 4, b"abcd"), "a resolution of bytes"),
+        ((0x8769, 2, 4, b"abc\0"), "a place of further tags in letters"),
+    ],
+)
+def test_a_photo_is_turned_whatever_else_its_camera_wrote(tmp_path, picture, entry, why):
+    plain = io.BytesIO()
+    made = picture(2)
+    made.save(plain, "JPEG", quality=95)
+    whole = plain.getvalue()
+    (tmp_path / "odd.jpg").write_bytes(whole[:2] + exif_of(entry) + whole[2:])
+    wanted = Image.open(plain).transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "odd.jpg")), np.asarray(wanted)), why
+
+
+def test_an_image_in_memory_whose_exif_is_none_is_read(picture):
+    made = picture(2)
+    made.info["exif"] = b"Exif\0\0garbage!!garbage"
+    assert np.array_equal(np.asarray(read_image(made)), np.asarray(picture(2)))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -126,6 +201,23 @@ with ThreadPoolExecutor(8) as pool:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("200\n", "")
+
+
+def test_of_a_damaged_file_its_message_is_all_that_is_printed(tmp_path, picture):
+    path = tmp_path / "cut.tif"
+    picture(1).save(path)
+    path.write_bytes(path.read_bytes()[:100])  # within its directory, of which Pillow warns and names no file
+    program = f"""
+from data_prep.images import read_image
+from rank_xmodal.errors import UserError
+
+try:
+    read_image({str(path)!r})
+except UserError as error:
+    print("told" if "cut.tif" in str(error) else error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("told\n", "")
 
 
 def test_the_limit_holds_whatever_another_library_tells_pillow(tmp_path, monkeypatch):

@@ -79,6 +79,14 @@ def test_broken_files_say_nothing_of_the_encoder(arrays, corpus, encoder, tmp_pa
     assert "1 images and 8 captions encoded again" in said
 
 
+def test_files_are_found_from_the_folder_that_the_set_will_have(arrays, corpus, encoder, tmp_path, said):
+    table = pd.read_csv(arrays[2])
+    table["image_file"] = [os.path.relpath(path, tmp_path / "sets/set") for path in table["image_file"]]
+    table.to_csv(arrays[2], index=False)
+    import_embeddings(*arrays, tmp_path / "sets/set", encoder=encoder, say=said)
+    assert "8 images and 8 captions encoded again" in said
+
+
 def test_its_width_is_checked_first(arrays, encoder, tmp_path, said):
     np.save(arrays[0], np.load(arrays[0])[:, :16])
     with pytest.raises(UserError, match=r"A\.npy: is 16 wide, and embeddings of --model tiny-test are 32 wide"):

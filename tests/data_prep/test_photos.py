@@ -1,6 +1,8 @@
 """A folder of photos without captions: a corpus to search in, wherever it is moved, and clear words about the rest."""
 
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -114,3 +116,14 @@ def test_a_page_shows_the_photos_wherever_they_were_moved_until_they_change(made
     assert own_files(data, "test")("a.jpg") == tmp_path / "there/photos/a.jpg"
     (tmp_path / "there/photos/d.jpg").write_bytes(b"another")
     assert own_files(data, "test")("a.jpg") == tmp_path / "there/set/a.jpg", "of the set's own folder, where none is"
+
+
+def test_photos_that_are_newer_than_their_set_are_told(photos, made, encoder, said, picture):
+    corpus = load("folder", photos, say=said)
+    embed(corpus, encoder, made.root, say=said)
+    assert "newer than it" not in said
+    whole = (photos / "a.jpg").read_bytes()
+    (photos / "a.jpg").write_bytes(whole[:-2] + b"\xff\xd9")
+    os.utime(photos / "a.jpg", (time.time() + 60,) * 2)
+    embed(corpus, encoder, made.root, say=said)
+    assert f"set: 1 image file(s) are newer than it, {photos / 'a.jpg'} among them." in said

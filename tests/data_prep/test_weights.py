@@ -121,6 +121,17 @@ def test_the_tags_preparation_reaches_the_encoder(tags, tiny_weights, picture):
     assert (pixels - (expected - 0.5) / 0.5).abs().max() < 1e-5
 
 
+def test_an_encoder_that_is_loaded_again_prepares_as_the_first(tags, tiny_weights, picture):
+    """A set names the tag and the file of its encoder: a query is prepared as the corpus was."""
+    from data_prep.encoder import load_encoder
+    from data_prep.encoder_of import encoder_of
+
+    first = load_encoder("tiny-test", f"grey={tiny_weights}")
+    again = encoder_of({**first.identity, "weights_file": first.weights_file})
+    assert again.identity == first.identity
+    assert (again.load_image(picture(0)) == first.load_image(picture(0))).all()
+
+
 def test_a_known_file_is_recognised_by_its_checksum(tags, tiny_weights):
     with pytest.raises(UserError, match=r"trained with QuickGELU.*--model tiny-test-quickgelu"):
         resolve("tiny-test", str(tiny_weights))

@@ -77,18 +77,18 @@ async function search() {
   const started = performance.now();
   try {
     const answer = await fetch("/search", { method: "POST", signal: underway.signal, ...body() });
-    const told = await answer.json();
+    const told = await answer.json().catch(() => ({})); // a server with too many clients, or one in front, says no JSON
     if (mine !== asked) return;
     if (answer.ok) show(told, performance.now() - started);
     else {
-      fail(told.error);
+      fail(told.error ?? `The server can’t answer just now (${answer.status}).`, answer.status >= 429);
       if (answer.status < 429) at("results").hidden = true; // of a busy server, what was found before may stay
       const after = Number(answer.headers.get("retry-after"));
       if (after > 0 && after <= 10) soon(1000 * after);
     }
   } catch (error) {
     if (error.name !== "AbortError" && mine === asked) {
-      fail("The server doesn’t answer. Is it still running? Start it again, then press Enter.");
+      fail("The server doesn’t answer. Is it still running?", true);
     }
   } finally {
     if (mine === asked) at("results").setAttribute("aria-busy", "false");
@@ -97,10 +97,11 @@ async function search() {
 
 // ---- what is shown -------------------------------------------------------------------------------------------------
 
-function fail(said) {
+function fail(said, again = false) {
   if (said) at("status").textContent = "";
   at("error").textContent = said;
   at("error").hidden = !said;
+  at("again").hidden = !again;
   if (said) at("empty").hidden = true;
 }
 
@@ -133,7 +134,9 @@ function show(told, milliseconds) {
   at("status").textContent = told.hits.length
     ? `${number.format(told.found)} candidates put in order, ${moved} of the best ${told.hits.length} moved; ` +
       `${milliseconds.toFixed(0)} ms (encoding ${parts.encode_ms.toFixed(0)}, search ${parts.search_ms.toFixed(0)})`
-    : "Nothing passes this filter. Choose another, or “all”.";
+    : Object.keys(filters()).length
+      ? "Nothing passes this filter. Choose another, or “all”."
+      : "The corpus is empty.";
 }
 
 function movement(before, after, word, other) {
@@ -183,7 +186,10 @@ function picture(hit) {
 function take(file) {
   if (!file) return;
   if (!runs.image) return fail("Images can’t ask here: the server was started without a run of the direction i2t.");
-  if (!file.type.startsWith("image/")) return fail(`${file.name || "This"} is no image. Bring a JPEG, PNG or WebP file.`);
+  // Not every browser knows what a phone's photo is.
+  if (!file.type.startsWith("image/") && !/\.(heic|heif|hif)$/i.test(file.name)) {
+    return fail(`${file.name || "This"} is no image. Bring a JPEG, PNG or WebP file.`);
+  }
   if (file.size > most.body - 4096) {
     return fail(`${file.name || "The image"} is larger than ${most.body / 2 ** 20} MB. Scale it down.`);
   }
@@ -206,6 +212,10 @@ function forget() {
   at("drop-text").textContent = "Drop or paste an image here, or choose one.";
   at("choose").textContent = "Choose an image";
   at("file").value = "";
+}
+
+function textForField(event) {
+  return event.target === at("q") && !event.dataTransfer?.types.includes("Files");
 }
 
 function setMode(wanted) {
@@ -238,7 +248,7 @@ function clear() {
   if (mode === "text") at("q").value = "";
   else forget();
   search();
-  if (mode === "text") at("q").focus();
+  at(mode === "text" ? "q" : "file").focus();
 }
 
 function neighbour(hit, key) {
@@ -265,10 +275,11 @@ function go(to, from) {
 }
 
 function pressed(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.target instanceof HTMLSelectElement) return; // its own keys: Escape closes its list
   const typing = event.target === at("q");
   if (event.key === "Escape") clear();
-  else if (event.key === "/" && !typing && runs.text && !(event.target instanceof HTMLSelectElement)) {
+  else if (event.key === "/" && !typing && runs.text) {
     event.preventDefault();
     if (mode !== "text") {
       setMode("text");
@@ -303,6 +314,7 @@ function listen() {
   at("options").addEventListener("change", search);
   at("file").addEventListener("change", () => take(at("file").files[0]));
   at("remove").addEventListener("click", clear);
+  at("again").addEventListener("click", search);
   at("preview").addEventListener("error", () => (at("preview").hidden = true));
   at("modes").addEventListener("change", (event) => {
     setMode(event.target.value);
@@ -319,6 +331,7 @@ function listen() {
     }
   });
   document.addEventListener("dragover", (event) => {
+    if (textForField(event)) return;
     event.preventDefault();
     document.body.classList.add("dragging");
   });
@@ -326,16 +339,19 @@ function listen() {
     if (!event.relatedTarget) document.body.classList.remove("dragging");
   });
   document.addEventListener("drop", (event) => {
-    event.preventDefault();
     document.body.classList.remove("dragging");
-    take(event.dataTransfer?.files[0]);
+    if (textForField(event)) return;
+    event.preventDefault(); // a browser would open what is dropped
+    const file = event.dataTransfer?.files[0];
+    if (file) take(file);
+    else fail("That is no file. Save the image first, or copy and paste it.");
   });
 }
 
 function fromAddress() {
   const said = new URLSearchParams(location.search);
   const by = said.get("by") ?? "text";
-  setMode(runs[by] ? by : Object.keys(runs)[0]);
+  setMode(Object.hasOwn(runs, by) ? by : Object.keys(runs)[0]);
   at("q").value = said.get("q") ?? "";
   if ([...at("k").options].some((option) => option.value === said.get("k"))) at("k").value = said.get("k");
   for (const select of at("filters").querySelectorAll("select")) {

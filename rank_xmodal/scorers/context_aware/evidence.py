@@ -48,7 +48,7 @@ def of_scores(names: Sequence[Score] | None) -> dict[str, bool]:
 _ITSELF = 0.9995  # cosine of centred embeddings, above which a candidate is a known one
 _FEW = 3  # neighbours of the second hubness
 _SHARPNESS = 20.0  # of the log mean exp over all bank queries
-_BLOCK = 64_000_000  # products held at a time
+_BLOCK = 16_000_000  # products in one matrix of those held at a time: larger ones are no faster
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pandas as pd
 import pytest
 
@@ -10,8 +12,8 @@ from rank_xmodal.errors import UserError
 def photos(tmp_path, picture):
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
-    for name in ("a.jpg", "B.JPG", "sub/c.png", "d.jpg"):
-        picture(1).save(folder / name)
+    for seed, name in enumerate(("a.jpg", "B.JPG", "sub/c.png", "d.jpg"), 1):
+        picture(seed).save(folder / name)
     return folder
 
 
@@ -52,6 +54,25 @@ def test_without_splits_images_are_dealt_out(photos, said):
     assert corpus.texts["split"][0] == corpus.texts["split"][1]
     assert "no split column" in said
     assert corpus.images.equals(load("folder", photos, seed=0, say=said).images)
+
+
+def test_copies_of_a_photo_are_dealt_into_one_split(photos, said, picture):
+    names = [f"{i:02d}.png" for i in range(20)]
+    for i, name in enumerate(names):
+        picture(10 + i).save(photos / name)
+        (photos / f"copy of {name}").write_bytes((photos / name).read_bytes())
+    other = bytearray((photos / "sub/c.png").read_bytes())
+    other[-1] ^= 1
+    (photos / "as long.png").write_bytes(other)
+    rows = [*names, *(f"copy of {name}" for name in names), "sub/c.png", "as long.png"]
+    put(photos, "image,caption\n" + "".join(f"{name},x\n" for name in rows))
+    corpus = load("folder", photos, say=said)
+    split_of = dict(zip(corpus.images["image_id"], corpus.images["split"], strict=True))
+    assert all(split_of[name] == split_of[f"copy of {name}"] for name in names)
+    assert corpus.images["split"].value_counts()["train"] in range(33, 37)
+    assert "42 images dealt out 80/10/10 (seed 0), 20 of them copies of others, which go with these" in said
+    put(photos, "image,caption\n" + "".join(f"{name},x\n" for name in [*rows, "gone.png"]))
+    assert load("folder", photos, skip_broken=True, say=said).images["image_id"].tolist()[-1] == "gone.png"
 
 
 def test_parquet_and_a_captions_file_elsewhere(photos, tmp_path, said):
@@ -169,3 +190,24 @@ def test_images_that_the_table_names_may_be_missing_where_they_are_to_be_left_ou
     with pytest.raises(UserError, match=r"'zz\.jpg' is not in .*--skip-broken"):
         load("folder", photos, say=said)
     assert load("folder", photos, skip_broken=True, say=said).images["path"].tolist() == ["a.jpg", "zz.jpg"]
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_are_found_however_they_are_encoded(photos, said, picture, on_disk, in_table):
+    names = {form: unicodedata.normalize(form, "sé/crème.jpg") for form in ("NFC", "NFD")}
+    (photos / names[on_disk]).parent.mkdir()
+    picture(2).save(photos / names[on_disk])
+    put(photos, f"image,caption,split\n{names[in_table]},x,train\n{names[on_disk]},y,train\n")
+    for skip in (False, True):
+        corpus = load("folder", photos, skip_broken=skip, say=said)
+        assert corpus.images["path"].tolist() == [names[on_disk]]
+        assert corpus.relevance["image"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("sub\\c.png", r"Did you mean 'sub/c\.png'\?"), ("sub", r"not in \S+/photos\. Bring")]
+)
+def test_a_missing_image_is_looked_for_as_windows_writes_it_and_among_files_alone(photos, said, name, hint):
+    put(photos, f"image,caption,split\n{name},x,train\n")
+    with pytest.raises(UserError, match=hint):
+        load("folder", photos, say=said)

@@ -136,6 +136,57 @@ def test_other_columns_of_captions_and_splits(tmp_path, said, data_of):
     assert "3 images dealt out 80/10/10" in said
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=["short", "large", "category"]
+)
+def test_words_are_read_whatever_wrote_them(tmp_path, said, data_of, kind):
+    words = {"caption": pa.array(list("abc"), kind), "split": pa.array(["test", "val", "train"], kind)}
+    put(tmp_path / "x.parquet", [data_of(seed) for seed in range(3)], **words)
+    corpus = load("parquet", tmp_path / "x.parquet", images=tmp_path / "out", say=said)
+    assert corpus.texts["text"].tolist() == list("abc")
+    assert corpus.images["split"].tolist() == ["test", "val", "train"]
+    assert "dealt out" not in said
+
+
+def test_rows_of_one_image_are_one_image_with_all_their_captions(tmp_path, said, data_of):
+    seeds = [0, 0, 1, 2, 0, 3, 3]
+    put(tmp_path / "x.parquet", [data_of(seed) for seed in seeds], caption=["a", "b", "c", "d", "e", "f", None])
+    corpus = load("parquet", tmp_path / "x.parquet", images=tmp_path / "out", say=said)
+    assert corpus.images["image_id"].tolist() == [f"x/{row:06d}.png" for row in (0, 2, 3, 5)]
+    assert [path.read_bytes() for path in corpus.paths()] == [data_of(seed) for seed in range(4)]
+    assert corpus.texts["text"].tolist() == list("abcdef")
+    assert corpus.texts["text_id"].tolist()[:2] == ["x/000000.png#0", "x/000000.png#1"]
+    assert corpus.relevance["image"].tolist() == [0, 0, 1, 2, 0, 3]
+    assert (corpus.images["split"].to_numpy()[corpus.relevance["image"]] == corpus.texts["split"]).all()
+    assert "7 rows hold 4 different images" in said
+
+
+def test_an_image_stays_in_both_splits_that_a_dataset_has_it_in(tmp_path, said, data_of):
+    put(tmp_path / "x.parquet", [data_of(0)] * 3, caption=list("abc"), split=["train", "test", "train"])
+    corpus = load("parquet", tmp_path / "x.parquet", images=tmp_path / "out", say=said)
+    assert corpus.images["split"].tolist() == ["train", "test"]
+    assert corpus.relevance["image"].tolist() == [0, 1, 0]
+
+
+def test_hidden_files_are_no_part_of_a_dataset(hub, tmp_path, said, data_of):
+    put(hub / ".cache/train-00000-of-00002.parquet", [data_of(8)])
+    (hub / "data/._train-00000-of-00002.parquet").write_bytes(b"what macOS writes beside a file")
+    (hub / "data/test-00000-of-00001.parquet").rename(hub / "data/TEST-00000-of-00001.PARQUET")
+    corpus = load("parquet", hub, images=tmp_path / "out", say=said)
+    assert corpus.images["split"].tolist() == ["test", "train", "train", "train", "val"]
+
+
+def test_images_that_are_named_and_not_there(tmp_path, said, data_of):
+    put(tmp_path / "x.parquet", [(None, "cats/1.jpg"), (None, "cats/2.jpg")], caption=["a", "b"])
+    with pytest.raises(UserError, match=r"x\.parquet: names images, 'cats/2\.jpg' among them, and holds none\. Save"):
+        load("parquet", tmp_path / "x.parquet", images=tmp_path / "out", say=said)
+    put(tmp_path / "y.parquet", [(data_of(0), "1"), (None, "2"), (None, "3")], split=["train"] * 3)
+    load("parquet", tmp_path / "y.parquet", images=tmp_path / "other", say=said)
+    assert "1 of 3 images written into" in said
+    assert "0 were there" in said
+    assert "2 rows hold no image" in said
+
+
 def test_broken_images_are_left_out_as_of_any_corpus(tmp_path, said, data_of, encoder):
     rows = [(data_of(0), "a"), (None, "b"), (b"", "c"), (b"no image", "d"), (data_of(1)[:60], "e")]
     put(tmp_path / "x.parquet", rows, text=list("vwxyz"))
@@ -168,6 +219,10 @@ def bad_split(root):
         (
             lambda root: pd.DataFrame({"a": [1]}).to_parquet(root / "b.parquet"),
             r"b\.parquet: no column 'image'.*a \(int64",
+        ),
+        (
+            lambda root: put(root / "c.parquet", [b"x"], split=[1]),
+            r"c\.parquet: the column 'split' holds int64; it must hold train, val or test",
         ),
         (
             lambda root: put(root / "c.parquet", [(b"x", "")], caption=[{"raw": "x"}]),

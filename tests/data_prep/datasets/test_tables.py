@@ -81,3 +81,9 @@ def test_labels_may_be_lists_in_parquet(tmp_path):
         frame.to_parquet(tmp_path / "c.parquet")
         with pytest.raises(UserError, match=r"c\.parquet, row 1: labels holds the class '.*'\. Name it, without"):
             read_captions(tmp_path / "c.parquet", ("image",))
+
+
+@pytest.mark.parametrize(("encoding", "told"), [("utf-16", "utf-16"), ("latin1", "latin1")])
+def test_another_encoding_is_named_in_what_converts_it(tmp_path, encoding, told):
+    with pytest.raises(UserError, match=rf"c\.csv, line \d: byte 0x\w\w is not UTF-8.*iconv -f {told} -t utf-8"):
+        read(tmp_path / "c.csv", "image,caption\na.jpg,café\n", encoding)

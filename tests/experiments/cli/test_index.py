@@ -119,3 +119,26 @@ def test_photos_alone_are_indexed_and_found_by_a_caption(run, place, runs, tmp_p
         run(verb, *data_of, *arguments, code=2)
         assert "holds images without captions" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_ids_that_are_numbers_are_removed_as_they_are_written(run, place, runs, tmp_path, capsys):
+    data = EmbeddingSet.open(place / "data")
+    index = Reranker.from_pretrained(runs / "t2i", "cpu").index(np.asarray(data.candidates("t2i")[:20]))
+    index.save(tmp_path / "index")
+    (tmp_path / "ids").write_bytes("\ufeff3\n4\nnine\n".encode())  # as Windows writes it
+    run("remove", tmp_path / "index", "7", "2.5", "--from", tmp_path / "ids")
+    told = capsys.readouterr()
+    assert "3 removed" in told.out
+    assert "2 of the ids are not in the index, '2.5' first" in told.err
+    left = Index.load(tmp_path / "index").search(data.queries("t2i")[0], k=20).ids
+    assert sorted(left) == [row for row in range(20) if row not in (3, 4, 7)]
+    (tmp_path / "ids").write_bytes(b"caf\xe9\n")
+    run("remove", tmp_path / "index", "--from", tmp_path / "ids", code=2)
+    assert "ids: is no UTF-8. Save it as UTF-8" in capsys.readouterr().err
+
+
+def test_a_manifest_that_is_none_is_no_index_of_this_set(run, place, runs, tmp_path, capsys):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "index.json").write_text("[]")
+    run("index", runs / "t2i", "--data", place / "data", "--out", tmp_path / "index", code=2)
+    assert "is there already. Name another folder" in capsys.readouterr().err

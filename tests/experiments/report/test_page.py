@@ -138,7 +138,7 @@ def test_figures_and_first_places_are_those_of_the_ranker(place):
         assert f"{100 * facts['test'][row]['R@1']:.1f}" in page
     stage = rank_gallery(data, "t2i", "test")
     near = stack.neighbours(data.candidates("t2i"))
-    tensors = ListTensors.gather(data, stage.lists, near, torch.device("cpu"), in_bank=False)
+    tensors = ListTensors.gather(data, stage.lists, near.of, torch.device("cpu"), in_bank=False)
     scores = score_lists(stack.scorer, tensors)
     order = scores.argsort(dim=1, descending=True, stable=True).numpy()
     labels = np.take_along_axis(stage.lists.labels, order, 1) > 0

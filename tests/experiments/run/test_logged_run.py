@@ -1,6 +1,7 @@
 """What MLflow is told of a training: its description, what it was compared with, and its ranker as a model."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from experiments.run import logged_model, logged_run
+from experiments.run.references import log_references
 from experiments.run.store import open_store, store_uri
 from experiments.run.tracking import read_runs
 from experiments.run.train import run_training
@@ -51,6 +53,15 @@ def test_clip_and_csls_are_runs_of_their_own_each_once_with_the_names_of_all(pla
         assert found.data.metrics["gain/R1"] == pytest.approx(report[row]["R@1"] - report["clip"]["R@1"])
         own = {key for key in runs["csls-t2i"].data.metrics if key.startswith(("test/", "gain/"))}
         assert found.data.metrics.keys() == own
+
+
+def test_csls_with_the_bank_of_another_training_is_told_apart(random_set, tmp_path):
+    data = random_set(["train"] * 30 + ["val"] * 10 + ["test"] * 20).write(tmp_path / "set")
+    report = train(data, tmp_path, "csls")
+    log_references(tmp_path / "mlruns", data, "t2i", report, ["train", "val"])
+    _, runs, _ = runs_of(tmp_path)
+    assert runs.keys() == {"CLIP-t2i", "CSLS-t2i", "CSLS-t2i (train and val)", "csls-t2i"}
+    assert "trained on train and val" in runs["CSLS-t2i (train and val)"].data.tags["mlflow.note.content"]
 
 
 def test_another_set_or_direction_has_references_of_its_own(place, tmp_path):
@@ -138,6 +149,7 @@ def test_the_model_is_loaded_in_another_process_and_registered(place):
 
 
 def test_a_bad_line_of_the_models_input_is_named(place):
+    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc.model import PythonModelContext
 
     from experiments.run.pyfunc import RankerModel
@@ -148,11 +160,34 @@ def test_a_bad_line_of_the_models_input_is_named(place):
     good, zero = np.ones(8).tolist(), np.zeros(8).tolist()
     lines = pd.DataFrame({"query": [good, good], "candidates": [[good], [good, zero]]})
     assert model.predict(context, lines[:1])["order"][0] == [0]
-    with pytest.raises(ValueError, match=r"line 2 of the input: .*zero"):
+    with pytest.raises(MlflowException, match=r"line 2 of the input: .*zero"):
         model.predict(context, lines)
     ragged = pd.DataFrame({"query": [good], "candidates": [[good, good[:-1]]]})
-    with pytest.raises(ValueError, match="line 1 of the input"):
+    with pytest.raises(MlflowException, match="line 1 of the input"):
         model.predict(context, ragged)
+
+
+def test_served_it_answers_as_the_ranker_does_and_says_what_is_wrong(place, monkeypatch):
+    import mlflow
+    from fastapi.testclient import TestClient
+    from mlflow.pyfunc.scoring_server import init
+
+    folder, data = place
+    _, runs, _ = runs_of(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(folder / "mlruns"))
+    (output,) = runs["csls-t2i"].outputs.model_outputs
+    served = TestClient(init(mlflow.pyfunc.load_model(f"models:/{output.model_id}")))
+    query, candidates = np.asarray(data.queries("t2i")[3], np.float64), np.eye(8)
+    wanted = Reranker.from_pretrained(folder / "csls", "cpu").rank(query, candidates)
+    # As JavaScript writes numbers: 1.0 as 1.
+    asked = [{"query": query.tolist(), "candidates": candidates.astype(int).tolist()}]
+    (line,) = served.post("/invocations", json={"dataframe_records": asked}).json()["predictions"]
+    assert line["order"] == wanted.rows.tolist()
+    assert line["scores"] == pytest.approx(wanted.scores.tolist(), abs=1e-6)
+    asked += [{"query": [0.0] * 8, "candidates": candidates.tolist()}]
+    answer = served.post("/invocations", json={"dataframe_records": asked})
+    assert answer.status_code == 400
+    assert re.search("line 2 of the input: .*zero", answer.json()["message"])
 
 
 def test_a_model_that_can_t_be_logged_costs_neither_the_training_nor_the_run(random_set, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments.serve.limits import Limits, TokenBuckets
 from experiments.serve.metrics import Metrics
+from rank_xmodal.errors import UserError
 from tests.experiments.serve.conftest import HARM, connected
 
 
@@ -85,7 +86,9 @@ def test_a_harmful_caption_comes_back_as_it_is(client, place):
         ({"text": "a", "k": "many"}, "k='many': must be an integer"),
         ({"text": "a", "k": 1.5}, "k=1.5: must be an integer"),
         ({"text": "a", "k": 101}, "k=101: must be an integer from 1 to 100"),
+        ({"text": "a", "k": True}, "k=True: must be an integer from 1 to 100"),
         ({"text": "a", "depth": 10**30}, "must be an integer from 1 to 1,000"),
+        ({"text": "a", "depth": 10**400}, "must be an integer from 1 to 1,000"),
         ({"text": "a", "depht": 5}, "'depht': there is no such key. Did you mean 'depth'"),
         (
             {"text": "a", "where": {"splt": "test"}},
@@ -97,6 +100,7 @@ def test_a_harmful_caption_comes_back_as_it_is(client, place):
         ({"text": "a", "where": {"split": {"a": 1}}}, "where: must be an object of columns"),
         ({"text": "a", "where": "split"}, "where: must be an object of columns"),
         ([1], "the body must be a JSON object"),
+        ({"image": "iVBORw0KGgo="}, r"image: send it as a file, in a form \(multipart/form-data\)"),
     ],
 )
 def test_what_cannot_be_asked_is_said(client, body, said):
@@ -161,10 +165,22 @@ def test_a_form_without_an_image_or_with_more_is_said(client, place):
         ({"image": file, "other": file}, {}, "Too many files"),
         ({"image": file}, {"where": "{"}, "where: is no JSON"),
         ({"image": file}, {"k": "0"}, "k='0': must be an integer of 1 or more"),
+        ({"image": file}, {"k": "9" * 400}, "must be an integer from 1 to 100"),
     ):
         answer = client.post("/search", files=files, data=data)
         assert answer.status_code == 400
         assert said in answer.json()["error"]
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "utf-7", "raw_unicode_escape", "nonsense"])
+def test_a_form_in_an_encoding_of_its_own_is_said(client, place, charset):
+    said = b'"+2AA-"' if charset == "utf-7" else b'"\\ud800"'  # half a surrogate pair
+    part = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    file = part.replace(b'"%b"', b'"image"; filename="a"', 1) % png(place)
+    kind = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    answer = client.post("/search", content=file + part % (b"where", said) + b"--x--\r\n", headers=kind)
+    assert answer.status_code == 400
+    assert "where: " in answer.json()["error"] or "Send UTF-8." in answer.json()["error"]
 
 
 def test_a_large_body_is_refused_whether_it_says_so_or_not(corpora):
@@ -192,14 +208,14 @@ def test_a_direction_that_is_not_served_is_said(corpora, place):
 
 
 def test_other_names_and_other_sites_are_refused(corpora):
-    with connected(corpora, hosts=["box.example"]) as client:
+    with connected(corpora, hosts=["box.example", "[fd00::1]:8000"]) as client:
         assert client.get("/runs", headers={"host": "evil.example"}).status_code == 403
         assert "--allow-host" in client.get("/runs", headers={"host": "evil.example"}).json()["error"]
-        for host in ("localhost:8000", "127.0.0.1:9", "[::1]:8000", "box.example", "BOX.example:80"):
+        for host in ("localhost:8000", "127.0.0.1:9", "[::1]:8000", "box.example", "BOX.example:80", "[fd00::1]:9"):
             assert client.get("/health", headers={"host": host}).status_code == 200
         for host in ("", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "evil.example:8000"):
             assert client.get("/health", headers={"host": host}).status_code == 403
-        for origin in ("http://evil.example", "null", "http://127.0.0.1:9999"):
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:9999", "http://[evil", "127.0.0.1:8000"):
             answer = client.post("/search", json={"text": "a"}, headers={"origin": origin})
             assert answer.status_code == 403
         own = {"origin": "http://127.0.0.1:8000"}
@@ -227,7 +243,8 @@ def test_a_client_that_asks_too_often_waits_and_others_do_not(corpora):
     assert codes[0] == 200
     assert answer.status_code == 429
     assert 1 <= int(answer.headers["retry-after"]) <= 2
-    assert "more than 0.5 searches a second" in answer.json()["error"]
+    seconds = answer.headers["retry-after"]
+    assert answer.json()["error"] == f"more than 0.5 searches a second. Wait {seconds} s."
 
 
 def test_a_bucket_fills_with_time_and_is_ones_own():
@@ -242,7 +259,9 @@ def test_a_bucket_fills_with_time_and_is_ones_own():
     for number in range(5_000):
         now[0] += 1
         buckets.wait(str(number))
-    assert len(buckets._known) <= 4_097
+    for number in range(5_000):
+        buckets.wait(f"{number} at once")
+    assert len(buckets._known) <= 4_096
 
 
 def test_more_searches_than_may_wait_are_sent_away_and_a_slow_one_is_given_up(corpora, monkeypatch):
@@ -336,6 +355,18 @@ def test_an_error_of_ours_is_told_without_its_innards(corpora, monkeypatch):
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "its log tells" in answer.json()["error"]
+
+
+def test_a_corpus_that_cannot_be_read_is_no_fault_of_the_clients(corpora, monkeypatch):
+    def gone(*given, **options):
+        raise UserError("/home/me/index: the table can't be read.")
+
+    monkeypatch.setattr(corpora["t2i"].searcher, "search", gone)
+    monkeypatch.setattr(corpora["t2i"].searcher, "choices", gone)
+    with connected(corpora) as client:
+        for answer in (ask(client, text="a"), client.get("/runs")):
+            assert answer.status_code == 500
+            assert "/home/me" not in answer.text
 
 
 def test_paths_that_do_not_exist_are_one_series():

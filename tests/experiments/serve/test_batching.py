@@ -1,5 +1,8 @@
 """Queries that are answered together are answered as alone; an index that changes is followed."""
 
+import datetime
+import math
+import os
 import threading
 import time
 
@@ -10,8 +13,10 @@ from experiments.serve.batching import Asked, Batcher
 from experiments.serve.corpora import open_corpora
 from experiments.serve.metrics import Metrics
 from experiments.serve.thumbnails import Thumbnails
+from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.use.index import Index
+from rank_xmodal.use.reranker import Reranker
 from tests.experiments.serve.conftest import connected, make_index, quiet
 
 
@@ -135,6 +140,26 @@ def test_columns_of_an_index_are_filters_of_their_kind(index):
         assert client.post("/search", json={"text": "a", "where": {"height": 5}}).json()["hits"] == []
 
 
+def test_ids_and_columns_that_json_has_no_word_for_are_told_and_no_choices(place, tmp_path):
+    data = EmbeddingSet.open(place / "set")
+    images = np.asarray(data.candidates("t2i"))
+    days = [datetime.date(2020 + row % 2, 1, 1) for row in range(len(images))]
+    columns = {
+        "day": days, "raw": [b"\xff", b"a"] * 24, "height": [math.nan, 2.0, 1.0] * 16, "one": [math.nan, 1.0] * 24,
+        "wide": [True, False] * 24,
+    }  # fmt: skip
+    index = Reranker.from_pretrained(place / "t2i", "cpu").index
+    index(images, ids=days, metadata=columns).save(tmp_path / "index")
+    with connected(open_corpora([tmp_path / "index"], None, device="cpu", say=quiet)) as client:
+        run = client.get("/runs").json()["runs"][0]
+        assert run["choices"] == {"height": [1.0, 2.0], "wide": [False, True]}
+        for name, values in run["choices"].items():
+            for value in values:
+                told = client.post("/search", json={"text": "a", "where": {name: value}}).json()
+                assert told["found"] == columns[name].count(value)
+        assert {hit["id"] for hit in told["hits"]} <= {"2020-01-01", "2021-01-01"}
+
+
 def test_what_cannot_be_served_together_is_said(place, tmp_path):
     with pytest.raises(UserError, match=r"is a run, which has no corpus of its own. Name an embedding set by --data"):
         open_corpora([place / "t2i"], None, device="cpu", say=quiet)
@@ -144,6 +169,12 @@ def test_what_cannot_be_served_together_is_said(place, tmp_path):
     both = open_corpora([place / "index", tmp_path / "captions"], None, device="cpu", say=quiet)
     assert set(both) == {"t2i", "i2t"}
     assert both["t2i"].searcher.encode.encoder is both["i2t"].searcher.encode.encoder
+
+
+def test_what_is_no_file_has_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in (tmp_path / "pipe.png", tmp_path, tmp_path / "nothing.png", "a\0b.png", "x" * 5_000):
+        assert Thumbnails().get(str(name)) is None
 
 
 def test_pictures_that_are_kept_are_bounded(place):

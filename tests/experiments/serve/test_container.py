@@ -34,3 +34,8 @@ def test_it_is_no_root_and_copies_what_is_installed():
     project = (ROOT / "pyproject.toml").read_text()
     assert re.search(r"^serve = \[", project, re.MULTILINE)
     assert '".[serve]"' in " ".join(LINES)
+
+
+def test_what_torch_needs_is_not_looked_for_where_torch_alone_is():
+    (installed,) = [part for part in " ".join(LINES).split("pip install") if "--index-url" in part]
+    assert "--no-deps" in installed

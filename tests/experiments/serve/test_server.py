@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -74,6 +75,63 @@ def test_ctrl_c_stops_it_with_nothing_but_a_word(place, start):
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
     assert process.stderr.read() == "stopped\n"
+
+
+def test_a_request_that_never_ends_is_given_up_when_the_server_stops(place, start):
+    process, address = start(place / "index", "--port", 0)
+    with socket.create_connection(("127.0.0.1", int(address.rstrip("/").rpartition(":")[2])), timeout=20) as client:
+        head = (
+            b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+        )
+        client.sendall(head)
+        asked(address)  # it has been read by then
+        process.send_signal(signal.SIGTERM)
+        told = client.makefile("rb").read()
+    assert process.wait(20) == 0
+    assert told.startswith(b"HTTP/1.1 503 ")
+    assert b'{"error":"the server was stopped before it could answer."}' in told
+    said = process.stderr.read()
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "stopped"
+
+
+def test_who_looks_for_an_answer_once_all_is_sent_finds_it(place, start):
+    _, address = start(place / "index", "--port", 0, "--rate", 0.1)  # one search
+    form = "multipart/form-data; boundary=x"
+    part = b"--x\r\nContent-Disposition: form-data; name=image; filename=a.png\r\n\r\n"
+    for path, body, kind, status in (
+        ("search", iter([part, *[b"0" * 2**20] * 11]), form, 413),
+        ("search", b"0" * 11 * 2**20, form, 413),
+        ("search", b"0" * 60 * 2**20, form, 413),
+        ("search", b"0" * 9 * 2**20, form, 429),
+        ("nowhere", b"0" * 9 * 2**20, form, 404),
+    ):
+        length = {"content-length": str(len(body))} if isinstance(body, bytes) else {"transfer-encoding": "chunked"}
+        request = urllib.request.Request(f"{address}{path}", body, {"content-type": kind, **length}, method="POST")
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=30)
+        assert caught.value.code == status
+        assert json.load(caught.value)["error"]
+
+
+def test_a_body_that_never_ends_is_not_read_for_ever(place, start):
+    _, address = start(place / "index", "--port", 0)
+    with socket.create_connection(("127.0.0.1", int(address.rstrip("/").rpartition(":")[2])), timeout=20) as client:
+        client.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            for _ in range(1_000):
+                client.sendall(b"100000\r\n" + b"0" * 2**20 + b"\r\n")
+
+
+def test_two_that_are_started_at_once_do_not_share_a_port(place):
+    first = server.listen("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    second = server.listen("127.0.0.1", port)  # Linux lets two be bound as long as nobody listens
+    with first:
+        first.listen()
+        with pytest.raises(UserError, match=rf"--port {port}: another program listens there already"):
+            server.run(None, second, print)
+    assert second.fileno() == -1
 
 
 def test_answers_are_sent_at_once(place, start):

@@ -163,8 +163,24 @@ def test_a_row_that_fails_is_named(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(trial, "run", diverges)
     read = plan.read(plan_at(tmp_path / "p.yaml", folds=2), [])
-    with pytest.raises(UserError, match=r"^the row one: the weights have diverged"):
+    with pytest.raises(UserError, match=r"^the row one: the weights have diverged\.$"):  # once, not for each fold
         engine.run(read, data, ["t2i"], tmp_path, lambda line: None)
+
+
+def test_rows_that_fail_are_all_named(data, tmp_path, monkeypatch):
+    def diverges(one, desk):
+        raise UserError(f"{one.settings['loss']} has diverged.")
+
+    monkeypatch.setattr(trial, "run", diverges)
+    rows = {loss: {"loss": loss} for loss in ("listnet", "ranknet")}
+    read = plan.read(plan_at(tmp_path / "p.yaml", rows=rows, folds=2), [])
+    with pytest.raises(UserError) as error:
+        engine.run(read, data, ["t2i"], tmp_path, lambda line: None)
+    assert str(error.value).splitlines() == [
+        "8 trials failed; what the others made is kept.",
+        "the row listnet: listnet has diverged.",
+        "the row ranknet: ranknet has diverged.",
+    ]
 
 
 @pytest.mark.parametrize(

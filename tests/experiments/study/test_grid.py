@@ -159,13 +159,22 @@ def test_what_a_user_can_mend_is_said_before_anything_is_trained(data, random_se
     assert not (tmp_path / "mlruns").exists()
 
 
-def test_a_point_that_fails_is_named(data, tmp_path, monkeypatch):
-    def diverges(*arguments):
-        raise UserError("the weights have diverged.")
+def test_a_point_that_fails_is_named_and_the_others_are_kept(data, tmp_path, monkeypatch):
+    real, asked = trial.run, []
+
+    def diverges(one, desk):
+        asked.append(one)
+        if one.settings["d_model"] == 8 and one.settings["heads"] == 1:
+            raise UserError("the weights have diverged.")
+        return real(one, desk)
 
     monkeypatch.setattr(trial, "run", diverges)
-    with pytest.raises(UserError, match=r"^the point d_model=8 heads=1: the weights have diverged"):
+    with pytest.raises(UserError, match=r"^the point d_model=8 heads=1: the weights have diverged\.$"):
         search(plan_at(tmp_path / "g.yaml"), data, tmp_path)
+    assert len(asked) == 4
+    monkeypatch.setattr(trial, "run", lambda one, desk: asked.append(one) or real(one, desk))
+    search(plan_at(tmp_path / "g.yaml"), data, tmp_path)
+    assert len(asked) == 5
 
 
 @pytest.mark.parametrize(("error", "status"), [(TypeError, "FAILED"), (KeyboardInterrupt, "KILLED")])

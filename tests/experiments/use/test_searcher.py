@@ -143,6 +143,19 @@ def test_an_index_that_was_emptied_finds_nothing(made, tmp_path):
     assert searcher.choices() == {}
 
 
+@pytest.mark.parametrize("store", ["exact", "lance"])
+def test_what_was_removed_is_no_choice(made, tmp_path, store):
+    folder, data = made
+    if store == "lance":
+        pytest.importorskip("lancedb")
+    index = Reranker.from_pretrained(folder / "csls", "cpu").index(
+        np.asarray(data.image_emb), metadata={"split": data.images["split"].tolist(), "sold": [True, None] * 60}
+    )
+    index.save(tmp_path / "index", store=store).remove(range(60))
+    searcher = Searcher.of_index(tmp_path / "index", device="cpu", say=quiet)
+    assert searcher.choices() == {"split": ["test", "val"]}
+
+
 def test_rows_have_the_files_that_the_set_names(made, random_set, tmp_path):
     folder, _ = made
     data = random_set(["train"] * 60 + ["val"] * 20 + ["test"] * 40, noise=1.0)

@@ -54,6 +54,14 @@ def test_set_and_photos_moved_together_are_found(photos, tmp_path, monkeypatch):
     assert image_files(EmbeddingSet.open("set"))[0] == str(tmp_path / "there/photos/a.jpg")
 
 
+def test_a_set_that_is_opened_by_a_link_finds_the_photos_beside_itself(photos, tmp_path):
+    rooted(photos, photos.parent / "set")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets/mine").symlink_to(tmp_path / "there/set")
+    assert image_files(EmbeddingSet.open(tmp_path / "sets/mine"))[0] == str(tmp_path / "there/photos/a.jpg")
+
+
 def test_photos_that_are_gone(photos, tmp_path):
     data = rooted(photos, photos.parent / "set")
     shutil.move(photos, tmp_path / "elsewhere")

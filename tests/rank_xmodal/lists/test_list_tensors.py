@@ -34,7 +34,7 @@ def plain(n, k=4):
 def test_a_batch_is_a_gather(corpus, direction):
     data, lists = corpus.data, some_lists(direction)
     near = plain(len(data.candidates(direction)))
-    tensors = ListTensors.gather(data, lists, near, CPU, in_bank=False)
+    tensors = ListTensors.gather(data, lists, near.of, CPU, in_bank=False)
     order = [2, 0, 1]
     batch, labels = tensors.batch(torch.tensor(order))
     assert len(tensors) == 3
@@ -55,17 +55,17 @@ def test_a_batch_is_a_gather(corpus, direction):
 
 def test_a_ranker_without_hubness_needs_no_neighbours(corpus):
     data, lists = corpus.data, some_lists()
-    bare = ListTensors.gather(data, lists, Neighbours.none(len(data.image_emb)), CPU, in_bank=True)
+    bare = ListTensors.gather(data, lists, Neighbours.none(len(data.image_emb)).of, CPU, in_bank=True)
     batch, _ = bare.batch(torch.arange(3))
     assert batch.neighbour_cosine.shape == (3, 4, 0)
-    whole, _ = ListTensors.gather(data, lists, plain(len(data.image_emb)), CPU, in_bank=False).batch(torch.arange(3))
+    whole, _ = ListTensors.gather(data, lists, plain(len(data.image_emb)).of, CPU, in_bank=False).batch(torch.arange(3))
     model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=("concat", "cosine"))).eval()
     assert torch.equal(model(batch), model(whole))
 
 
 def test_padding_is_finite_and_masked(corpus):
     data = corpus.data
-    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)).of, CPU, in_bank=False)
     batch, labels = tensors.batch(torch.arange(3))
     assert torch.equal(batch.mask, labels >= 0)
     assert torch.isfinite(batch.candidates).all()
@@ -75,10 +75,10 @@ def test_padding_is_finite_and_masked(corpus):
 def test_in_the_bank_or_not(corpus):
     """A training list's own group is dropped from its candidates' neighbours, a test list's is not looked at."""
     data, lists = corpus.data, corpus.lists
-    near = training_neighbours(data, "t2i", data.query_rows("t2i", "train"))
-    training = ListTensors.gather(data, lists, near, CPU, in_bank=True)
-    use = ListTensors.gather(data, lists, near, CPU, in_bank=False)
-    assert training.group.tolist() == query_groups(data, "t2i").tolist()
+    near = training_neighbours(data, "t2i", data.query_rows("t2i", "train"), np.arange(len(data.image_emb)))
+    training = ListTensors.gather(data, lists, near.of, CPU, in_bank=True)
+    use = ListTensors.gather(data, lists, near.of, CPU, in_bank=False)
+    assert training.group.tolist() == query_groups(data, "t2i")[lists.query].tolist()
     assert set(use.group.tolist()) == {-1}
     without, _ = training.batch(torch.arange(40))
     everyone, _ = use.batch(torch.arange(40))
@@ -96,40 +96,47 @@ def test_in_the_bank_or_not(corpus):
 
 def test_the_embeddings_are_copied_once_and_stay_float16(corpus):
     data = corpus.data
-    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)).of, CPU, in_bank=False)
     assert tensors.queries.dtype == tensors.candidates.dtype == torch.float16
     tensors.candidates.zero_()
     assert data.image_emb.any(), "the set itself is left alone"
 
 
-def test_candidates_are_projected_once_where_they_occur_more_often(corpus):
+def test_the_tables_hold_what_the_lists_ask_for(corpus):
     data, lists = corpus.data, some_lists()
-    tensors = ListTensors.gather(data, lists, Neighbours.none(len(data.image_emb)), CPU, in_bank=False)
+    asked = []
+    near = plain(len(data.image_emb))
+    tensors = ListTensors.gather(data, lists, lambda rows: asked.append(rows) or near.of(rows), CPU, in_bank=False)
+    assert [rows.tolist() for rows in asked] == [list(range(8))]
+    assert tensors.candidates.shape == (8, data.dim)
+    assert tensors.queries.shape == (3, data.dim)
+    assert tensors.places[1].tolist() == [0, -1, 3, -1]
+
+
+def test_candidates_are_projected_once(corpus):
+    data, lists = corpus.data, some_lists()
+    tensors = ListTensors.gather(data, lists, Neighbours.none(len(data.image_emb)).of, CPU, in_bank=False)
     model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=("concat",))).eval()
-    assert tensors.projected_by(model).projected is None, "12 places, 400 candidates"
-    small = replace(tensors, candidates=tensors.candidates[:8])
-    known = small.projected_by(model)
-    assert known.projected.shape == (8, 8)
-    bare = small.projected_by(Cosine())
+    known = tensors.projected_by(model)
+    assert known.projected.shape == (8, 8), "of as many candidates the first layer"
+    bare = tensors.projected_by(Cosine())
     assert bare.projected is None
     assert bare.candidates.shape == (8, 0), "nobody looks at them"
     index = torch.arange(3)
-    torch.testing.assert_close(model(known.batch(index)[0]), model(small.batch(index)[0]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model(known.batch(index)[0]), model(tensors.batch(index)[0]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("blocks", [("concat", "cosine"), ("concat", "product"), ("concat", "bilinear"), ("cosine",)])
 def test_candidates_are_left_out_only_where_they_change_no_score(corpus, blocks):
     data = corpus.data
-    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)), CPU, in_bank=False)
+    tensors = ListTensors.gather(data, some_lists(), plain(len(data.image_emb)).of, CPU, in_bank=False)
     model = ContextAwareRanker(RankerConfig(dim=data.dim, d_model=8, blocks=blocks)).eval()
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.1)
-    tensors = replace(tensors, rows=tensors.rows.repeat(40, 1), labels=tensors.labels.repeat(40, 1))  # worth projecting
-    tensors = replace(tensors, cosine=tensors.cosine.repeat(40, 1), query_row=tensors.query_row.repeat(40))
     lean = tensors.projected_by(model)
     needed = "product" in blocks or "bilinear" in blocks
-    assert lean.candidates.shape == (len(data.image_emb), data.dim if needed else 0)
-    (batch, _), (whole, _) = (x.batch(torch.arange(120)) for x in (lean, tensors))
+    assert lean.candidates.shape == (8, data.dim if needed else 0)
+    (batch, _), (whole, _) = (x.batch(torch.arange(3)) for x in (lean, tensors))
     torch.testing.assert_close(model(batch), model(whole))
 
 
@@ -137,7 +144,7 @@ def test_joined_parts_keep_their_own_neighbours(corpus):
     """Lists of several fits: each part is gathered as it would be alone."""
     data, lists = corpus.data, some_lists()
     parts = [
-        ListTensors.gather(data, lists, plain(len(data.image_emb)), CPU, in_bank=False, cosine=lists.cosine + shift)
+        ListTensors.gather(data, lists, plain(len(data.image_emb)).of, CPU, in_bank=False, cosine=lists.cosine + shift)
         for shift in (0.0, 0.5, 1.0)
     ]
     joined = ListTensors.join(parts)
@@ -145,8 +152,10 @@ def test_joined_parts_keep_their_own_neighbours(corpus):
     for place, part in enumerate(parts):
         one, labels = part.batch(torch.arange(3))
         other, same = joined.batch(3 * place + torch.arange(3))
-        for name in ("query", "candidates", "cosine", "neighbour_cosine", "mask", "query_row", "rows"):
+        for name in ("query", "cosine", "mask", "query_row", "rows"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
+        for name in ("candidates", "neighbour_cosine"):  # padding's are anything
+            assert torch.equal(getattr(one, name)[one.mask], getattr(other, name)[one.mask]), name
         assert torch.equal(labels, same)
     assert ListTensors.join(parts[:1]) is parts[0]
     cut, _ = joined.first(4).batch(torch.tensor([3]))
@@ -159,7 +168,7 @@ def test_parts_of_other_lengths_are_padded(corpus):
     cut = CandidateLists(lists.query, *(a[:, :2] for a in (lists.candidates, lists.labels, lists.cosine)), lists.info)
     near = plain(len(data.image_emb))
     parts = [
-        replace(ListTensors.gather(data, part, near, CPU, in_bank=False), features=torch.ones(3, part.length, 2))
+        replace(ListTensors.gather(data, part, near.of, CPU, in_bank=False), features=torch.ones(3, part.length, 2))
         for part in (cut, lists)
     ]
     joined = ListTensors.join(parts)

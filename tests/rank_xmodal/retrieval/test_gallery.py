@@ -54,3 +54,26 @@ def test_mined_lists_are_judged_by_their_own_labels(corpus):
 def test_a_split_without_queries_is_none(corpus):
     assert has_split(corpus.data, "t2i", "val")
     assert not has_split(corpus.data, "t2i", "valley")
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_what_ties_with_a_list_ranks_below_it(corpus, direction):
+    """Equal embeddings have sums that differ in the last bit, by where they stand in the matrix."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        sides = [rng.normal(size=(9, 23))[rng.integers(0, 9, 50)] for _ in range(2)]
+        pairs = np.unique(rng.integers(0, 50, (60, 2)), axis=0)
+        data = corpus.embedding_set(*sides, pairs, ["test"] * 50, ["test"] * 50)
+        found = rank_gallery(data, direction, "test", depth=4)
+        cosine = exact_cosine(
+            data.queries(direction),
+            data.candidates(direction),
+            found.lists.query,
+            np.tile(np.arange(50), (len(found.lists), 1)),
+        )
+        relevant = data.relevance_matrix(direction)[found.lists.query].toarray() > 0
+        best = np.where(relevant, cosine, -np.inf).max(axis=1, keepdims=True)
+        below = 1 + ((cosine >= best) & ~relevant).sum(axis=1)
+        missed = ~(found.lists.labels > 0).any(axis=1)
+        np.testing.assert_array_equal(found.rank_below.numpy(), np.where(missed, below, np.inf))
+        assert (found.rank_below.numpy() > 4).all()

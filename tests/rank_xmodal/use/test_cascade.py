@@ -137,3 +137,17 @@ def test_scores_of_the_few_stay_and_the_rest_lies_below_at_any_size():
         assert found[0] < found[3]
     assert torch.equal(above_the_rest(batch, [None]), cosine)
     assert torch.equal(above_the_rest(batch, [[]]), cosine)
+
+
+def test_a_query_for_which_fewer_are_found_than_for_others_gets_these_alone(tmp_path, monkeypatch):
+    pytest.importorskip("lancedb")
+    monkeypatch.setattr("rank_xmodal.use.lance_store._LARGE", 50)
+    index = index_of().save(tmp_path / "index", store="lance")
+    index.store.facts["probes"] = 1  # of ten parts of the table
+    queries, last = embeddings(2)[:3], Letters(top=50)
+    before = index.search(queries, k=50, depth=100)
+    assert (before.rows < 0).any()
+    hits = Cascade(index, last, Content("t2i", [], IMAGES)).search(queries, ASKED, k=50, depth=100)
+    np.testing.assert_array_equal(np.sort(hits.rows), np.sort(before.rows))
+    np.testing.assert_array_equal(np.isneginf(hits.scores), hits.rows < 0)
+    assert all(len(pairs) == (rows >= 0).sum() for pairs, rows in zip(last.asked, before.rows, strict=True))

@@ -93,9 +93,29 @@ def test_what_can_not_be_fetched_or_pushed_is_told(hub, run, tmp_path, monkeypat
         ranker.push_to_hub("anna")
     with pytest.raises(UserError, match="licence='My own\\\\nlicense: x': name one"):
         ranker.push_to_hub("anna/b", licence="My own\nlicense: x")
+    for name in ("anna/b--c", "anna/b.git", "anna/ünder"):
+        with pytest.raises(UserError, match=f"'{name}': is no name of a repository \\(.*\\). Write USER/NAME"):
+            ranker.push_to_hub(name)
     assert hub == []
     monkeypatch.setattr(
         huggingface_hub.HfApi, "create_repo", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
     )
     with pytest.raises(UserError, match="anna/b: can't be pushed"):
         ranker.push_to_hub("anna/b")
+
+
+class Unreachable(Exception):
+    """As httpx has them: none of huggingface_hub's own errors, and no OSError."""
+
+
+def test_a_hub_that_can_not_be_reached_is_told(run, tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise Unreachable("[Errno 111] Connection refused")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(UserError, match=r"anna/b: can't be pushed \(\[Errno 111\] Connection refused\)"):
+        Reranker.from_pretrained(run).push_to_hub("anna/b")
+    with pytest.raises(UserError, match=r"anna/b: no folder here, and no ranker .* \(\[Errno 111\] Connection refused"):
+        Reranker.from_pretrained("anna/b")

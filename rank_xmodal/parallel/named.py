@@ -1,0 +1,34 @@
+"""From what `--parallel` says to who works."""
+
+from __future__ import annotations
+
+from rank_xmodal.errors import UserError
+from rank_xmodal.parallel.executor import Executor, Serial
+
+_MOST = 256
+
+
+def executor_named(name: str) -> Executor:
+    """Return the executor of that name.
+
+    Parameters
+    ----------
+    name : str
+        "1", a number of processes, or "ray".
+
+    Raises
+    ------
+    UserError
+        If it is none of them, or Ray can't be had.
+    """
+    if name == "ray":
+        from rank_xmodal.parallel.on_ray import OnRay
+
+        return OnRay()
+    if not name.isdecimal() or not 1 <= int(name) <= _MOST:
+        raise UserError(f"--parallel {name}: must be a number of processes, 1 to {_MOST}, or ray.")
+    if int(name) == 1:
+        return Serial()
+    from rank_xmodal.parallel.processes import Processes
+
+    return Processes(int(name))
