@@ -95,7 +95,7 @@ def test_epochs_are_those_of_the_recipe(random_set, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trial, "run", stop)
-    monkeypatch.setattr("experiments.study.engine.run", lambda plan, *rest: asked.append(plan) or stop(plan, None))
+    monkeypatch.setattr("experiments.study.engine.run", lambda plan, *_, **__: asked.append(plan) or stop(plan, None))
     for more, recipe, seeds in (([], 3, 1), (["--full"], 100, 5), (["--epochs", 4, "--seeds", 2], 4, 2)):
         with pytest.raises(SystemExit):
             paper(data, tmp_path / "o", *more)

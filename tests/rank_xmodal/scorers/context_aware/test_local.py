@@ -113,7 +113,7 @@ def test_padding_changes_no_score_and_lists_are_scored_as_a_whole_corpus(corpus,
     batch, _ = tensors.batch(torch.arange(3))
     torch.testing.assert_close(stack.scorer.score(batch), whole[:3], rtol=1e-3, atol=1e-3)
     few = tensors.first(3)
-    longer = {name: pad(getattr(few, name), (0, 4), value=-1) for name in ("rows", "labels", "cosine")}
+    longer = {name: pad(getattr(few, name), (0, 4), value=-1) for name in ("places", "rows", "labels", "cosine")}
     padded, _ = replace(few, **longer).batch(torch.arange(3))
     torch.testing.assert_close(stack.scorer.score(padded)[:, :-4], whole[:3], rtol=1e-3, atol=1e-3)
 

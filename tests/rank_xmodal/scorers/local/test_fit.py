@@ -46,7 +46,7 @@ def head_of(data, name="late_interaction", seed=0, **values):
 def tensors(data, direction="t2i", split="test", depth=20):
     gallery = rank_gallery(data, direction, split, depth=depth)
     near = Neighbours.none(len(data.candidates(direction)))
-    return ListTensors.gather(data, gallery.lists, near, CPU, in_bank=False, tokens=True)
+    return ListTensors.gather(data, gallery.lists, near.of, CPU, in_bank=False, tokens=True)
 
 
 def test_both_ways_are_lists_of_the_batch():

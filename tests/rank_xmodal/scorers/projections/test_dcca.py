@@ -86,7 +86,7 @@ def test_it_sees_what_linear_cca_does_not(corpus):
     data = doubled_angles(corpus)
     stage = rank_gallery(data, "t2i", "test", depth=250)
     near = neighbours(data.image_emb, data.text_emb[:100])
-    tensors = ListTensors.gather(data, stage.lists, near, torch.device("cpu"), in_bank=False)
+    tensors = ListTensors.gather(data, stage.lists, near.of, torch.device("cpu"), in_bank=False)
     found = {}
     for scorer in (CCA(), DCCA(epochs=60, batch_size=500, lr=3e-3, r1=1.0, r2=1.0, weight_decay=1e-3)):
         scorer.fit(data, "t2i")
