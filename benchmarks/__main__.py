@@ -30,6 +30,7 @@ NAMES = (
     "end_to_end",
     "beside",
     "mining",
+    "executors",
     "memory",
     "encoding",
     "growth",

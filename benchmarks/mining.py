@@ -16,12 +16,14 @@ import torch
 from benchmarks.corpus import embedding_set
 from benchmarks.measure import Row, alternate, matmul_rate, row
 from data_prep.mining.miner import mine
+from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.embedding_set import DIRECTIONS, Direction, EmbeddingSet
 from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.exact import precisions, top_candidates
 from rank_xmodal.torchvision_ops import make_importable
 
 IMAGES, CAPTIONS, SHARE, K = 29_000, 5, 10, 51
+OTHER_WIDTHS = (256, 768, 1_024)
 _CHECKED = 1_024  # rows of the peer's whose ids are compared with ours
 Pairs = list[tuple[float, float]]
 
@@ -37,7 +39,7 @@ def rows() -> Iterator[Row]:
     data = embedding_set(IMAGES, captions=CAPTIONS)
     against: dict[str, list[Pairs]] = {"product": [], "faiss": [], "sentence": []}
     for direction in DIRECTIONS:
-        part = _first_queries(data, direction, len(data.queries(direction)) // SHARE)
+        part = first_queries(data, direction, len(data.queries(direction)) // SHARE)
         queries, candidates = part.queries(direction), part.candidates(direction)
         q, c = (np.asarray(x, dtype=np.float32) for x in (queries, candidates))
         search = partial(faiss.knn, q, c, K, metric=faiss.METRIC_INNER_PRODUCT)
@@ -45,13 +47,7 @@ def rows() -> Iterator[Row]:
         _check_same(ours()[0], np.asarray(search()[1]), "faiss")
         against["faiss"].append(alternate(ours, search))
         against["product"].append(alternate(ours, _product(torch.from_numpy(q), torch.from_numpy(c))))
-        theirs = _sentence_transformers(part, direction)
-        lists = partial(mine, part, direction, "train", negatives=K - 1, pool="all", protocol="clean", seed=0)
-        mined, found = lists(), theirs()
-        asked = np.searchsorted(mined.query, found[:, 0])
-        negatives = [mined.candidates[place][mined.labels[place] == 0] for place in asked]
-        _check_same(np.stack(negatives), found[:, 1:], "sentence-transformers")
-        against["sentence"].append(alternate(lists, theirs))
+        against["sentence"].append(alternate(*_both(data, direction)))
     both = {
         name: [(a[0] + b[0], a[1] + b[1]) for a, b in zip(*measured, strict=True)] for name, measured in against.items()
     }
@@ -63,9 +59,28 @@ def rows() -> Iterator[Row]:
     yield row(work, "sentence-transformers mine_hard_negatives", both["sentence"], 5.0, limit=limit)
     yield row(work, "faiss.knn", both["faiss"], 1.5 if fastest is torch.bfloat16 else 1.0, limit=limit)
     yield row(work, "the bare float32 product", both["product"], 1 / 1.5, limit=limit)
+    del data
+    for dim in OTHER_WIDTHS:
+        data = embedding_set(IMAGES, captions=CAPTIONS, dim=dim)
+        ways = [alternate(*_both(data, direction), repeats=3) for direction in DIRECTIONS]
+        pairs = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(*ways, strict=True)]
+        limit = products / 512 * dim / matmul_rate(fastest)
+        yield row(f"{work}, d = {dim:,}", "sentence-transformers mine_hard_negatives", pairs, None, limit=limit)
 
 
-def _first_queries(data: EmbeddingSet, direction: Direction, count: int) -> EmbeddingSet:
+def _both(data: EmbeddingSet, direction: Direction) -> tuple[Callable[[], CandidateLists], Callable[[], np.ndarray]]:
+    """Return our mining of the first queries, and sentence-transformers', checked for the same negatives."""
+    part = first_queries(data, direction, len(data.queries(direction)) // SHARE)
+    theirs = _sentence_transformers(part, direction)
+    lists = partial(mine, part, direction, "train", negatives=K - 1, pool="all", protocol="clean", seed=0)
+    mined, found = lists(), theirs()
+    asked = np.searchsorted(mined.query, found[:, 0])
+    negatives = [mined.candidates[place][mined.labels[place] == 0] for place in asked]
+    _check_same(np.stack(negatives), found[:, 1:], "sentence-transformers")
+    return lists, theirs
+
+
+def first_queries(data: EmbeddingSet, direction: Direction, count: int) -> EmbeddingSet:
     """Return the set with its first queries alone, and all candidates."""
     side = "text" if direction == "t2i" else "image"
     kept = data.relevance[data.relevance[side] < count].reset_index(drop=True)

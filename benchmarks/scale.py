@@ -33,7 +33,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.corpus import unit_rows
-from benchmarks.measure import copy_rate, matmul_rate
+from benchmarks.measure import copy_rate, matmul_rate, memory, peaks
 from benchmarks.million import parts, seconds
 from data_prep.importing import import_embeddings
 from data_prep.mining.miner import mine
@@ -49,7 +49,7 @@ from rank_xmodal.use.index import Index
 DIM, NARROW, QUERIES, LENGTH, BANK, NEAR = 512, 64, 2_000, 51, 1_000, 10
 SEARCHES, EPOCHS, PART = 50, 3, 1_024  # single queries, of the ranker, rows that a worker hands the driver
 IMAGES = (875, 1_750, 3_500)  # that the demo's encoder encodes
-_BLOCK, _TICK, _TRIES = 50_000, 0.01, 10
+_BLOCK, _TRIES = 50_000, 10
 
 
 @dataclass(frozen=True)
@@ -291,41 +291,25 @@ OTHERS: dict[str, Callable[[Path, int], Point]] = {
 
 def one(stage: str, folder: Path, count: int) -> dict[str, Any]:
     """Return seconds, CPU seconds, what memory the process had before (MB), and the cost of a point."""
-    before = _memory("self")["RssAnon"]
+    before = memory("self")["RssAnon"]
     work, cost = {**STAGES, **OTHERS}[stage](folder, count)
     started = time.process_time()
     taken, _ = seconds(work)
     return {"seconds": taken, "cpu": time.process_time() - started, "before": before, "cost": asdict(cost)}
 
 
-def _memory(process: int | str) -> dict[str, float]:
-    """Return a process' memory by kind, in MB; nothing where it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    return {line.split(":")[0]: int(line.split()[1]) / 1_024 for line in lines if line.startswith("Rss")}
-
-
 def apart(stage: str, folder: Path, count: int, rates: Rates) -> dict[str, Any]:
     """Return a point, measured in a process of its own, with its peaks and what the model says."""
-    command = [sys.executable, "-m", "benchmarks.scale", "--point", stage, "--size", str(count), "--folder", folder]
-    child = subprocess.Popen([*map(str, command), "--out", str(folder / "point.json")], stdout=subprocess.DEVNULL)
-    peaks = {"RssAnon": 0.0, "RssFile": 0.0}
-    while child.poll() is None:
-        found = _memory(child.pid)
-        peaks = {name: max(peak, found.get(name, 0.0)) for name, peak in peaks.items()}
-        time.sleep(_TICK)
-    if child.returncode:
-        raise SystemExit(f"{stage}, {count:,}: exit {child.returncode}")
+    where = ["--folder", str(folder), "--out", str(folder / "point.json")]
+    highest = peaks([sys.executable, "-m", "benchmarks.scale", "--point", stage, "--size", str(count), *where])
     point = json.loads((folder / "point.json").read_text())
     modelled = rates.seconds(Cost(**{**point["cost"], "sent": 0.0}))
     return {
         "stage": stage,
         "items": count,
         **point,
-        "own": peaks["RssAnon"] - point["before"],
-        "mapped": peaks["RssFile"],
+        "own": highest["RssAnon"] - point["before"],
+        "mapped": highest["RssFile"],
         "modelled": modelled,
         "ratio": point["seconds"] / modelled if modelled else None,
     }
