@@ -97,4 +97,5 @@ class Broken:
 
 def reason(path: Path, error: UserError) -> str:
     """Return what an error says of a file, without its name and what to do."""
-    return str(error).removeprefix(f"{path}: ").removesuffix(REMEDY).rstrip()
+    said = str(error).removeprefix(f"{path}: ").removeprefix(f"{path.absolute()}: ")  # as a worker calls it
+    return said.removesuffix(REMEDY).rstrip()

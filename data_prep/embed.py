@@ -40,6 +40,7 @@ def embed(
     progress: bool = True,
     say: Callable[[str], None] = print,
     executor: Executor | None = None,
+    device: str = "auto",
 ) -> EmbeddingSet:
     """Encode images, then captions, and write the embedding set.
 
@@ -69,6 +70,8 @@ def embed(
         Takes each line of the report.
     executor : Executor, optional
         Whose workers encode, each with a model of its own; this process if not given. The set is the same.
+    device : str
+        Where its workers compute; "auto" is each one's own. The precision is the encoder's.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def embed(
         images, texts = partial.open("image"), partial.open("text")
         sharing = None
         if executor is not None and executor.name != Serial.name:
-            sharing = Sharing(executor, encoder, batch_size, max(1, workers // executor.workers))
+            sharing = Sharing(executor, encoder, batch_size, max(1, workers // executor.workers), device)
             times = [sharing.images(paths, image_keys, images, broken, progress, say)]
         else:
             times = [encode_images(paths, image_keys, encoder, images, broken, batch_size, workers, progress, say)]

@@ -14,7 +14,7 @@ import torch
 from data_prep.broken import Broken, reason
 from data_prep.computing import computed, threads_for
 from data_prep.encoder import Encoder
-from data_prep.images import check_header
+from data_prep.images import check_header, read_image
 from data_prep.partial import Side
 from data_prep.progress import StageTimes, progress_bar
 from rank_xmodal.errors import UserError
@@ -141,6 +141,15 @@ def _ahead(
             yield waiting.popleft()
     while waiting:
         yield waiting.popleft()
+
+
+def file_error(path: Path) -> str:
+    """Return what is wrong with a file that can't be decoded; "" if nothing is."""
+    try:
+        read_image(path)
+    except UserError as error:
+        return reason(path, error)
+    return ""
 
 
 def header_error(path: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep.broken import Broken
 from data_prep.computing import computed, threads_for
-from data_prep.embed_images import batches_of, encoded, header_error, to_encode
+from data_prep.embed_images import batches_of, encoded, file_error, header_error, to_encode
 from data_prep.encoder import Encoder, load_encoder, weights_named
 from data_prep.partial import Side
 from data_prep.progress import StageTimes, progress_bar
@@ -48,12 +48,15 @@ class Sharing:
     batch_size : int
     readers : int
         Threads that read images in each worker.
+    device : str
+        What this process was asked for; "auto" is a worker's own.
     """
 
-    def __init__(self, executor: Executor, encoder: Encoder, batch_size: int, readers: int) -> None:
+    def __init__(self, executor: Executor, encoder: Encoder, batch_size: int, readers: int, device: str) -> None:
         self.executor, self.batch_size, self.encoder = executor, batch_size, encoder
         config = json.dumps(encoder.config, sort_keys=True) if encoder.config else ""
-        device = "" if encoder.device.type == "cuda" else str(encoder.device)  # which of several, a worker finds out
+        device = executor.device(device)
+        self._gpu = device != "cpu"
         self._load = partial(
             _loaded,
             encoder.name,
@@ -78,7 +81,7 @@ class Sharing:
         todo = to_encode(keys, side, say)
         heads: dict[int, str] = {}
         files = [[(row, paths[row].absolute()) for row in part] for part in _cut(todo, _HEADS)]
-        for finished in self.executor.map(_looking, files):
+        for finished in self.executor.map(partial(_looking, broken.skip), files):
             heads |= finished.get()
         broken.found(heads)
         todo = [row for row in todo if row not in broken.why]
@@ -102,12 +105,12 @@ class Sharing:
         """Encode up to the first part with a file that can't be decoded, and return what is left to do without it.
 
         Batches are filled from images that can be read: behind a broken one they are others than were handed out, and
-        in the last bit their embeddings might be, too.
+        in the last bit their embeddings might be, too. Where such files may be left out, they were looked for before.
         """
         parts = _cut(todo, _BATCHES * self.batch_size)
         files = ([(row, paths[row].absolute()) for row in part] for part in parts)
         open_ = partial(_encoding, self._load, self.batch_size, self._readers)
-        for part, found in zip(parts, _in_order(self.executor.map(open_, files, gpu=True)), strict=True):
+        for part, found in zip(parts, _in_order(self.executor.map(open_, files, gpu=self._gpu)), strict=True):
             for row, error in sorted(found.broken.items()):
                 broken.found_late(row, error)
             if found.broken:
@@ -130,7 +133,7 @@ class Sharing:
         parts = _cut(todo, _BATCHES * self.batch_size)
         open_ = partial(_encoding_texts, self._load, self.batch_size)
         given = ([texts[row] for row in part] for part in parts)
-        for part, found in zip(parts, _in_order(self.executor.map(open_, given, gpu=True)), strict=True):
+        for part, found in zip(parts, _in_order(self.executor.map(open_, given, gpu=self._gpu)), strict=True):
             _append(side, [keys[row] for row in part], found, times)
             self.encoder.truncated += found.truncated
             advance(len(part))
@@ -166,11 +169,13 @@ def _loaded(name: str, weights: str, config: str, device: str, precision: str) -
     """Return the encoder, loaded once in a worker."""
     if config:
         add_config(name, json.loads(config), name)
-    return load_encoder(name, weights, device or None, precision, say=lambda line: None)
+    return load_encoder(name, weights, None if device == "auto" else device, precision, say=lambda line: None)
 
 
-def _looking() -> Callable[[list[tuple[int, Path]]], dict[int, str]]:
-    return lambda files: {row: why for row, path in files if (why := header_error(path))}
+def _looking(wholly: bool) -> Callable[[list[tuple[int, Path]]], dict[int, str]]:
+    """Return what finds the broken among files, by their beginnings or wholly."""
+    look = file_error if wholly else header_error
+    return lambda files: {row: why for row, path in files if (why := look(path))}
 
 
 def _encoding(

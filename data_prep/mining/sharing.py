@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from data_prep.mining import clean, natural, paper
 from data_prep.mining.work import Lists, Part, Work, rows_of
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.errors import UserError
 from rank_xmodal.parallel import Executor
 from rank_xmodal.retrieval.exact import top_candidates
 from rank_xmodal.retrieval.sharded import merged, shards_of
@@ -64,8 +66,25 @@ def _sendable(data: EmbeddingSet) -> EmbeddingSet:
 def _again(data: EmbeddingSet) -> Callable[[], EmbeddingSet]:
     """Return what makes the set in another process: its folder's, or itself where it is a part or was never written."""
     if data.root is not None and data.cut_of is None:
-        return partial(EmbeddingSet.open, data.root)
+        return partial(_opened, data.root.absolute(), data.fingerprint)
     return partial(_itself, _sendable(data))
+
+
+@lru_cache(maxsize=1)
+def _opened(root: Path, fingerprint: str) -> EmbeddingSet:
+    """Return the set in a folder, opened once in a worker.
+
+    Raises
+    ------
+    UserError
+        If it is another one there.
+    """
+    data = EmbeddingSet.open(root)
+    if data.fingerprint != fingerprint:
+        raise UserError(
+            f"{root}: a worker finds another set there. Give every machine the same, and repeat the command."
+        )
+    return data
 
 
 def _itself(data: EmbeddingSet) -> EmbeddingSet:

@@ -80,7 +80,7 @@ def embed(
     with executor_named(parallel) as executor:
         made = run(
             corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, skip_broken=skip_broken, name=name,
-            say=say, executor=executor,
+            say=say, executor=executor, device=device,
         )  # fmt: skip
     if local is not None:
         made = embed_tokens(corpus, local, made, batch_size=batch_size, say=say)

@@ -46,6 +46,15 @@ def _there(context: click.Context, parameter: click.Parameter, name: str) -> str
     return name
 
 
+def _worker_there(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    """Ask for who is to work before anything is read or made."""
+    if name != "1":
+        from rank_xmodal.parallel import check_executor
+
+        check_executor(name)
+    return name
+
+
 PATH = _Path(path_type=Path)
 FINITE = _Finite()
 SEED = count(0)
@@ -71,7 +80,7 @@ first_stage = click.option(
 
 
 parallel = click.option(
-    "--parallel", default="1", show_default=True, metavar="N|ray",
+    "--parallel", default="1", show_default=True, metavar="N|ray", callback=_worker_there,
     help="So many processes of this machine, or a Ray cluster: RAY_ADDRESS's, else Ray started here. Results are the "
     "same.",
 )  # fmt: skip

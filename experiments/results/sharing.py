@@ -13,7 +13,7 @@ from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
 from rank_xmodal.lists.list_tensors import Near
 from rank_xmodal.parallel import Executor
-from rank_xmodal.retrieval.gallery import RankedGallery
+from rank_xmodal.retrieval.gallery import RankedGallery, judged_queries
 from rank_xmodal.retrieval.query_bank import Neighbours
 from rank_xmodal.scorers import Stack
 from rank_xmodal.scorers.stack import first_gallery, rows_of, score_rows
@@ -50,11 +50,12 @@ def ranked_and_scored(
     """
     if data.root is None:
         raise UserError(f"{data.name}: was never written, and other processes couldn't open it. Write it first.")
-    queries = data.query_rows(check_direction(reranker.facts["direction"]), split)
+    queries = judged_queries(data, check_direction(reranker.facts["direction"]), split)
     parts = [queries[start : start + _QUERIES] for start in range(0, len(queries), _QUERIES)]
-    open_ = partial(_open, run.absolute(), data.root.absolute(), split, depth, own, str(reranker.device))
+    device = executor.device(str(reranker.device))
+    open_ = partial(_open, run.absolute(), data.root.absolute(), split, depth, own, device)
     found: dict[int, _Scored] = {}
-    for finished in executor.map(open_, parts, gpu=True):
+    for finished in executor.map(open_, parts, gpu=device != "cpu"):
         found[finished.number] = finished.get()
     whole = [found[number] for number in range(len(parts))]
     gallery = RankedGallery.join([gallery for gallery, _ in whole])

@@ -143,7 +143,8 @@ def run(
                     doing[next(number)] = job
                     yield job.trial
 
-    open_ = functools.partial(trial.worker, executor.owned(desks, functools.partial(Desks.open, str(data.root))))
+    folder = str(data.root.absolute()) if data.root else ""
+    open_ = functools.partial(trial.worker, executor.owned(desks, functools.partial(Desks.open, folder)))
     for finished in executor.map(open_, to_do(), gpu=True):
         job = doing.pop(finished.number)
         if finished.error is not None:

@@ -20,7 +20,7 @@ from rank_xmodal.lists.content import Content
 from rank_xmodal.lists.list_batch import ListBatch
 from rank_xmodal.lists.list_tokens import ListTokens
 from rank_xmodal.lists.needs import Needs
-from rank_xmodal.retrieval.query_bank import Neighbours, leave_out, query_groups
+from rank_xmodal.retrieval.query_bank import Neighbours, leave_out, padded, query_groups
 
 Near = Callable[[np.ndarray], Neighbours]
 """Returns the neighbours of candidates, by their rows in the set (m,)."""
@@ -182,7 +182,7 @@ class ListTensors:
         }
         for name, filler in empty.items():
             if getattr(one, name) is not None:
-                of_lists[name] = torch.cat([_padded(getattr(part, name), length, filler) for part in parts])
+                of_lists[name] = torch.cat([padded(getattr(part, name), length, filler) for part in parts])
         counts, device = torch.tensor([len(part) for part in parts]), one.rows.device
 
         def behind(tables: list[torch.Tensor]) -> torch.Tensor:  # where each list's table begins
@@ -192,13 +192,10 @@ class ListTensors:
         of_lists["query_place"] += behind([part.queries for part in parts])
         start = behind([part.candidates for part in parts])[:, None]
         of_lists["places"] = torch.where(of_lists["places"] < 0, -1, of_lists["places"] + start)
-        tables = [part.neighbours for part in parts]
         return replace(
             one,
             **of_lists,
-            neighbours=Neighbours(
-                torch.cat([table.cosine for table in tables]), torch.cat([table.group for table in tables])
-            ),
+            neighbours=Neighbours.join([part.neighbours for part in parts]),
             fold=torch.repeat_interleave(torch.arange(len(parts)), counts).to(device),
         )
 
@@ -248,9 +245,3 @@ class ListTensors:
             ),
             self.labels.index_select(0, index),
         )
-
-
-def _padded(values: torch.Tensor, length: int, filler: float) -> torch.Tensor:
-    """Return (Q, L, ...) as (Q, `length`, ...)."""
-    behind = values.new_full((len(values), length - values.shape[1], *values.shape[2:]), filler)
-    return torch.cat([values, behind], dim=1)

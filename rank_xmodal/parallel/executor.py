@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
@@ -16,6 +14,7 @@ from rank_xmodal.errors import UserError
 P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
+TRIES = 5  # of a part whose worker or machine died
 
 Open = Callable[[], Callable[[P], R]]
 """Called once where parts are worked on; returns what is called for each of them."""
@@ -32,7 +31,7 @@ class Finished:
     result : object
         What the function returned; None if it failed.
     error : UserError or None
-        Why it failed.
+        Why it failed, or that its workers died.
     """
 
     number: int
@@ -63,8 +62,8 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     def map(self, open_: Open[P, R], parts: Iterable[P], *, gpu: bool = False) -> Iterator[Finished]:
         """Yield every part once it has ended, in whatever order they do.
 
-        What a worker died of (killed, out of memory, its machine gone) is tried again elsewhere; results that were
-        yielded stay. Parts are taken from the iterable when a worker is free soon, not before.
+        What a worker died of (killed, out of memory, its machine gone) is tried again elsewhere, up to five times in
+        all; results that were yielded stay. Parts are taken from the iterable when a worker is free soon, not before.
 
         Parameters
         ----------
@@ -78,8 +77,12 @@ class Executor(AbstractContextManager["Executor"], Protocol):
         Raises
         ------
         UserError
-            If workers die again and again. An error of another kind that a part raises is raised here.
+            If workers can't start. An error of another kind that a part raises is raised here.
         """
+        ...
+
+    def device(self, asked: str) -> str:
+        """Return how a worker names the device that is called so here; "auto" is one of theirs."""
         ...
 
     def owned(self, value: T, again: Callable[[], T]) -> Callable[[], T]:
@@ -116,6 +119,10 @@ class Serial:
         for number, part in enumerate(parts):
             yield _attempt(work, number, part)
 
+    def device(self, asked: str) -> str:
+        """Return its name."""
+        return asked
+
     def owned(self, value: T, again: Callable[[], T]) -> Callable[[], T]:
         """Return a function that returns the value."""
         return lambda: value
@@ -127,7 +134,7 @@ class Worker:
     """Does parts wherever it is sent; what `open_` makes is kept there until another one is asked for."""
 
     def __init__(self, open_: Open[Any, Any]) -> None:
-        self.open, self.name = open_, _name_of(open_)
+        self.open, self.name = open_, uuid4().hex  # another map opens anew: files may have changed since
 
     def __call__(self, number: int, part: Any) -> Finished:
         """Do one part."""
@@ -145,14 +152,6 @@ def _attempt(opened: Open[Any, Any], number: int, part: Any) -> Finished:
         return Finished(number, opened()(part))
     except UserError as error:
         return Finished(number, None, error)
-
-
-def _name_of(open_: Open[Any, Any]) -> str:
-    """Return the same for what is the same in another map, and a new one for what only Ray can send."""
-    try:
-        return sha256(pickle.dumps(open_)).hexdigest()
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return uuid4().hex
 
 
 _KEPT: dict[str, Callable[[Any], Any]] = {}  # in a worker's process

@@ -8,6 +8,22 @@ from rank_xmodal.parallel.executor import Executor, Serial
 _MOST = 256
 
 
+def check_executor(name: str) -> None:
+    """Find out whether there is such an executor, before anything is started.
+
+    Raises
+    ------
+    UserError
+        See `executor_named`.
+    """
+    if name == "ray":
+        from rank_xmodal.parallel.on_ray import check_there
+
+        check_there()
+    elif not name.isdecimal() or not 1 <= int(name) <= _MOST:
+        raise UserError(f"--parallel {name}: must be a number of processes, 1 to {_MOST}, or ray.")
+
+
 def executor_named(name: str) -> Executor:
     """Return the executor of that name.
 
@@ -21,12 +37,11 @@ def executor_named(name: str) -> Executor:
     UserError
         If it is none of them, or Ray can't be had.
     """
+    check_executor(name)
     if name == "ray":
         from rank_xmodal.parallel.on_ray import OnRay
 
         return OnRay()
-    if not name.isdecimal() or not 1 <= int(name) <= _MOST:
-        raise UserError(f"--parallel {name}: must be a number of processes, 1 to {_MOST}, or ray.")
     if int(name) == 1:
         return Serial()
     from rank_xmodal.parallel.processes import Processes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
 import logging
 import os
 import socket
@@ -10,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from rank_xmodal.errors import UserError, first_line
-from rank_xmodal.parallel.executor import Finished, Open, P, R, Worker
+from rank_xmodal.parallel.executor import TRIES, Finished, Open, P, R, Worker
 
 T = TypeVar("T")
 _AHEAD = 2  # parts that wait for each worker
 _PATIENCE = 10.0  # seconds
-_RETRIES = 4  # of a part whose worker or machine died
 
 
 class OnRay:
@@ -32,14 +33,12 @@ class OnRay:
     name = "ray"
 
     def __init__(self) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("--parallel ray: Ray is not installed. pip install 'rank-xmodal[ray]'") from error
+        check_there()
+        import ray
+
         self._ray, self._ours = ray, False
         if not ray.is_initialized():
             address = os.environ.get("RAY_ADDRESS")
-            _check_reached(address)
             # Without an address Ray starts itself here: a cluster that somebody else left running isn't taken.
             options: dict[str, Any] = {"address": address} if address else {"address": "local"}
             if not address:
@@ -52,8 +51,7 @@ class OnRay:
                 raise UserError(f"{where}: Ray doesn't start ({first_line(error)}). {remedy}") from error
             self._ours = True
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        self._cpus, self._gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
-        self.workers = max(1, self._cpus)
+        self.workers, self._gpus = max(1, int(there.get("CPU", 1))), int(there.get("GPU", 0))
 
     def __enter__(self) -> OnRay:
         return self
@@ -69,8 +67,9 @@ class OnRay:
         at_once = self.workers
         if gpu and self._gpus:
             at_once = self._gpus
-            takes = {"num_cpus": max(1, self._cpus // self._gpus), "num_gpus": 1}
-        task = ray.remote(max_retries=_RETRIES, **takes)(_do)
+            takes = {"num_cpus": _cores_for_a_gpu(ray.nodes()), "num_gpus": 1}
+        task = ray.remote(max_retries=TRIES - 1, **takes)(_do)
+        lost = ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError
         work, rest = ray.put(Worker(open_)), enumerate(parts)
         doing: dict[Any, int] = {}
         try:
@@ -83,14 +82,19 @@ class OnRay:
                     number = doing.pop(done)
                     try:
                         finished = ray.get(done)
-                    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-                        raise UserError(_died(number, error)) from error
-                    except ray.exceptions.OutOfMemoryError as error:
-                        raise UserError(_died(number, error)) from error
+                    except lost as error:
+                        finished = Finished(number, None, UserError(_died(number, error)))
+                    except ray.exceptions.RaySystemError as error:  # e.g. a module that isn't there
+                        raise UserError(_cannot(error)) from error
                     yield finished
         finally:
             for one in doing:
-                ray.cancel(one, force=True)
+                with contextlib.suppress(Exception):  # the cluster may be gone: what went wrong before is told
+                    ray.cancel(one, force=True)
+
+    def device(self, asked: str) -> str:
+        """Return "cuda" for a GPU of the cluster, as a worker sees its own alone, else "cpu"."""
+        return "cuda" if self._gpus and asked != "cpu" else "cpu"
 
     def owned(self, value: T, again: Callable[[], T]) -> Callable[[], T]:
         """Return `again`."""
@@ -101,8 +105,17 @@ class OnRay:
         return functools.partial(_from_store, [self._ray.put(value)])
 
 
-def _check_reached(address: str | None) -> None:
-    """Find out at once what Ray itself asks for several minutes."""
+def check_there() -> None:
+    """Find out at once what Ray itself asks for several minutes.
+
+    Raises
+    ------
+    UserError
+        If Ray is not installed, or nothing answers at RAY_ADDRESS.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--parallel ray: Ray is not installed. pip install 'rank-xmodal[ray]'")
+    address = os.environ.get("RAY_ADDRESS")
     host, colon, port = (address or "").rpartition("/")[2].rpartition(":")
     if colon and port.isdecimal():
         try:
@@ -113,9 +126,23 @@ def _check_reached(address: str | None) -> None:
 
 def _died(number: int, error: Exception) -> str:
     return (
-        f"--parallel ray: part {number} was lost {_RETRIES + 1} times ({first_line(error)}). If it lacked memory, use "
+        f"--parallel ray: part {number} was lost {TRIES} times ({first_line(error)}). If it lacked memory, use "
         "machines with more, or fewer cores each."
     )
+
+
+def _cannot(error: Exception) -> str:
+    said = [line for line in str(error).splitlines() if line.strip()]
+    return (
+        f"--parallel ray: a worker can't do a part ({said[-1].strip() if said else first_line(error)}). Every machine "
+        "needs rank_xmodal in the same version."
+    )
+
+
+def _cores_for_a_gpu(nodes: list[dict[str, Any]]) -> int:
+    """Return how many cores a part with a GPU may ask for, so that every machine with GPUs can use all of them."""
+    there = [node["Resources"] for node in nodes if node["Alive"]]
+    return max(1, min((int(one.get("CPU", 1) // one["GPU"]) for one in there if one.get("GPU")), default=1))
 
 
 def _do(work: Worker, number: int, part: Any) -> Finished:

@@ -7,18 +7,19 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.parallel.executor import Finished, Open, P, R, Worker
+from rank_xmodal.parallel.executor import TRIES, Finished, Open, P, R, Worker
 
 T = TypeVar("T")
 _AHEAD = 2  # parts that wait for each worker
-_DEATHS = 3  # in a row without a part finished: it is no accident
+_SUSPECT = 2  # times that a part was lost
+_IN_A_ROW = 2 * TRIES  # deaths with nothing finished between them: no part's fault
 
 
 class Processes:
@@ -40,13 +41,21 @@ class Processes:
         self._stop()
 
     def map(self, open_: Open[P, R], parts: Iterable[P], *, gpu: bool = False) -> Iterator[Finished]:
-        """Yield parts as they end; see `Executor.map`. A GPU is shared by all of them."""
-        work, rest, deaths = Worker(open_), enumerate(parts), 0
+        """Yield parts as they end; see `Executor.map`. A GPU is shared by all of them.
+
+        When a process dies, any of the parts that were handed out may be the cause. One that was among them twice is
+        tried alone: then it is known, and costs no other.
+        """
+        work, rest, in_a_row = Worker(open_), enumerate(parts), 0
         again: deque[tuple[int, P]] = deque()
+        deaths: Counter[int] = Counter()
         doing: dict[Future[Finished], tuple[int, P]] = {}
         try:
             while True:
                 while len(doing) < _AHEAD * self.workers and (one := again.popleft() if again else next(rest, None)):
+                    if doing and any(deaths[number] >= _SUSPECT for number, _ in (one, *doing.values())):
+                        again.appendleft(one)
+                        break
                     try:
                         doing[self._started().submit(work, *one)] = one
                     except BrokenProcessPool:  # noticed before those that it was doing
@@ -55,27 +64,37 @@ class Processes:
                 if not doing and not again:
                     return
                 done = wait(doing, return_when=FIRST_COMPLETED).done if doing else set()
-                died = not doing
+                lost, died = [], not doing
                 for future in done:
                     one = doing.pop(future)
                     try:
                         finished = future.result()
                     except BrokenProcessPool:
-                        again.append(one)
-                        died = True
+                        lost.append(one)
                         continue
-                    deaths = 0
+                    in_a_row = 0
                     yield finished
-                if died:
-                    deaths += 1
+                if died or lost:
+                    in_a_row += 1
                     self._stop()
-                    again.extend(doing.values())
+                    lost.extend(doing.values())
                     doing.clear()
-                    if deaths == _DEATHS:
-                        raise UserError(_died(deaths, self.workers))
+                    if in_a_row == _IN_A_ROW:
+                        raise UserError(_died(f"Worker processes died {in_a_row} times in a row", self.workers))
+                    for number, part in lost:
+                        deaths[number] += 1
+                        if deaths[number] < TRIES:
+                            again.append((number, part))
+                        else:
+                            what = f"--parallel {self.name}: part {number} was lost {TRIES} times, as its process died"
+                            yield Finished(number, None, UserError(_died(what, self.workers)))
         finally:
             for future in doing:
                 future.cancel()
+
+    def device(self, asked: str) -> str:
+        """Return its name, which the processes of a machine have in common."""
+        return asked
 
     def owned(self, value: T, again: Callable[[], T]) -> Callable[[], T]:
         """Return `again`."""
@@ -104,9 +123,9 @@ class Processes:
             process.join()
 
 
-def _died(deaths: int, workers: int) -> str:
+def _died(what: str, workers: int) -> str:
     fewer = f"Use fewer: --parallel {workers - 1}" if workers > 2 else "Leave --parallel out"
-    return f"A worker process died {deaths} times in a row with nothing finished, as when memory runs out. {fewer}."
+    return f"{what}, as when memory runs out. {fewer}."
 
 
 def _begin(parent: int, threads: int) -> None:

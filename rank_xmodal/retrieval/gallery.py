@@ -12,6 +12,7 @@ import torch
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.data.checks import check_common_space
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
+from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.exact import exact_cosine
 from rank_xmodal.retrieval.first_stage import retriever_of
 from rank_xmodal.retrieval.retriever import Retriever, Space, Unmapped
@@ -83,6 +84,22 @@ def has_split(data: EmbeddingSet, direction: Direction, split: str) -> bool:
     return bool((table["split"] == split).any()) and len(data.query_rows(direction, split)) > 0
 
 
+def judged_queries(data: EmbeddingSet, direction: Direction, split: str) -> np.ndarray:
+    """Return the rows of the split's queries that have a relevant candidate in it.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    rows = data.query_rows(direction, split)
+    if len(rows) == 0:
+        where = data.root or data.name
+        said = f"{where}: no {direction} query of split {split!r} has a relevant candidate in it, and nothing can be"
+        raise UserError(f"{said} judged by it. Name another split.")
+    return rows
+
+
 def rank_gallery(
     data: EmbeddingSet,
     direction: Direction,
@@ -112,12 +129,13 @@ def rank_gallery(
     Raises
     ------
     UserError
-        If the split is empty, or the sides are not aligned and there is no space to compare them in.
+        If the split is empty or has nothing to judge by, or the sides are not aligned and there is no space to compare
+        them in.
     """
     if space is None:
         check_common_space(data)
     gallery = data.candidate_rows(direction, split)
-    queries = data.query_rows(direction, split) if queries is None else queries
+    queries = judged_queries(data, direction, split) if queries is None else queries
     depth = min(depth, len(gallery))
     asked = np.asarray(data.queries(direction)[queries])
     offered = np.asarray(data.candidates(direction)[gallery])

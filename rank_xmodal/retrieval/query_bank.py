@@ -6,6 +6,7 @@ arXiv 2112.12777): a candidate's cosines to its nearest bank queries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,15 @@ class Neighbours:
         """Return what a ranker without hubness needs of so many candidates: nothing."""
         return cls(torch.empty(candidates, 0), torch.empty(candidates, 0, dtype=torch.int64))
 
+    @classmethod
+    def join(cls, tables: Sequence[Neighbours]) -> Neighbours:
+        """Return the candidates of several tables, of several banks; smaller banks than ten queries have fewer."""
+        width = max(table.cosine.shape[1] for table in tables)
+        return cls(
+            torch.cat([padded(table.cosine, width, -torch.inf) for table in tables]),
+            torch.cat([padded(table.group, width, -1) for table in tables]),
+        )
+
     def of(self, rows: np.ndarray) -> Neighbours:
         """Return those of some candidates, (n,) int."""
         return Neighbours(self.cosine[rows], self.group[rows])
@@ -51,6 +61,12 @@ class Neighbours:
     def to(self, device: torch.device) -> Neighbours:
         """Return the same on `device`."""
         return Neighbours(self.cosine.to(device), self.group.to(device))
+
+
+def padded(values: torch.Tensor, width: int, filler: float) -> torch.Tensor:
+    """Return (n, k, ...) as (n, `width`, ...)."""
+    behind = values.new_full((len(values), width - values.shape[1], *values.shape[2:]), filler)
+    return torch.cat([values, behind], dim=1)
 
 
 def choose_bank(data: EmbeddingSet, direction: Direction, *, largest: int = LARGEST, seed: int = 0) -> np.ndarray:

@@ -13,6 +13,7 @@ from PIL import Image
 from data_prep.mining.miner import mine
 from experiments.cli.main import main
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.parallel import executor_named
 from rank_xmodal.parallel.on_ray import OnRay
 
 
@@ -113,6 +114,39 @@ def test_lists_are_the_same(how, options, data, tmp_path, small_parts):
     assert digest(tmp_path / "alone.parquet") == digest(tmp_path / "parts.parquet")
 
 
+@pytest.mark.parametrize("how", ["2", "ray"])
+def test_a_relative_path_means_the_same_to_workers(how, request, data, tmp_path, monkeypatch, small_parts):
+    if how == "ray":
+        request.getfixturevalue("cluster")  # whose machines were started elsewhere
+    monkeypatch.chdir(data.parent)
+    for name, options in (("whole", []), ("shards", ["--shards", "3", "--parallel", how])):
+        call("mine", "set", "--direction", "t2i", "--pool", "all", *options, "--out", tmp_path / f"{name}.parquet")
+    assert digest(tmp_path / "whole.parquet") == digest(tmp_path / "shards.parquet")
+    assert studied(Path("set"), tmp_path / "study", "--parallel", how)
+
+
+def test_a_set_written_anew_between_two_mines_is_the_one_that_is_mined(tmp_path):
+    def written(seed):
+        image, text = np.random.default_rng(seed).normal(size=(2, 90, 8))
+        image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+        rows = range(90)
+        tables = (
+            pd.DataFrame({"image_id": [f"i{k}" for k in rows], "path": "", "split": "train"}),
+            pd.DataFrame({"text_id": [f"t{k}" for k in rows], "text": [f"c{k}" for k in rows], "split": "train"}),
+            pd.DataFrame({"image": rows, "text": rows, "grade": 1}),
+        )
+        shutil.rmtree(tmp_path / "set", ignore_errors=True)
+        return EmbeddingSet(image.astype(np.float16), text.astype(np.float16), *tables, {"name": "set"}).write(
+            tmp_path / "set"
+        )
+
+    with executor_named("2") as executor:
+        for seed in (0, 1):
+            data = written(seed)
+            alone, there = (mine(data, "t2i", pool="all", negatives=9, executor=who) for who in (None, executor))
+            assert np.array_equal(alone.candidates, there.candidates)
+
+
 def embedded(photos, out, *options):
     words = ["--dataset", "folder", "--root", photos, "--captions", photos / "captions.csv"]
     call("embed", *words, "--model", "scenes-clip", "--pretrained", "scenes", "--batch-size", 8, "--out", out, *options)
@@ -125,14 +159,18 @@ def test_embeddings_are_the_same(how, photos, tmp_path, small_parts):
     assert not list(tmp_path.glob(".*.partial"))
 
 
-def test_embeddings_are_the_same_with_broken_files_among_them(photos, tmp_path, small_parts, capsys):
+def test_embeddings_are_the_same_with_broken_files_among_them(photos, tmp_path, small_parts, capsys, monkeypatch):
     broken = tmp_path / "photos"
     shutil.copytree(photos, broken)
     for row in (3, 40, 41, 120):  # their beginnings are whole
         path = broken / f"{row:03}.png"
         path.write_bytes(path.read_bytes()[:-600])
-    found = embedded(broken, tmp_path / "set", "--skip-broken", "--parallel", "2")
+    monkeypatch.chdir(tmp_path)
+    found = embedded(Path("photos"), tmp_path / "set", "--skip-broken", "--parallel", "2")
     said = capsys.readouterr()
+    listed = [line for line in said.err.splitlines() if line.startswith("  photos/003.png")]
+    assert len(listed) == 1
+    assert str(tmp_path) not in listed[0]
     assert found == embedded(broken, tmp_path / "alone" / "set", "--skip-broken")
     assert "left out 4 of 150 images" in said.out + said.err
     with pytest.raises(SystemExit):

@@ -8,7 +8,7 @@ import torch
 
 from rank_xmodal.data.candidate_lists import CandidateLists
 from rank_xmodal.lists.list_tensors import ListTensors
-from rank_xmodal.retrieval.query_bank import Neighbours, query_groups, training_neighbours
+from rank_xmodal.retrieval.query_bank import Neighbours, neighbours, query_groups, training_neighbours
 from rank_xmodal.scorers.context_aware.ranker import ContextAwareRanker, RankerConfig
 from rank_xmodal.scorers.cosine import Cosine
 
@@ -180,3 +180,16 @@ def test_parts_of_other_lengths_are_padded(corpus):
     assert joined.first(4).features.shape == (4, 4, 2)
     batch, _ = joined.batch(torch.arange(6))
     assert batch.mask[:3, 2:].sum() == 0
+
+
+def test_parts_with_banks_of_other_sizes_are_joined(corpus):
+    """A bank of fewer than ten queries has fewer neighbours to show."""
+    data, lists = corpus.data, some_lists()
+    few, more = (neighbours(data.image_emb, data.text_emb[:count]) for count in (4, 5))
+    parts = [ListTensors.gather(data, lists, near.of, CPU, in_bank=False) for near in (few, more)]
+    joined = ListTensors.join(parts)
+    for start, part in zip((0, 3), parts, strict=True):
+        one, other = joined.batch(torch.arange(start, start + 3))[0], part.batch(torch.arange(3))[0]
+        width = other.neighbour_cosine.shape[-1]
+        assert torch.equal(one.neighbour_cosine[one.mask][:, :width], other.neighbour_cosine[other.mask])
+        assert bool((one.neighbour_cosine[one.mask][:, width:] == -torch.inf).all())

@@ -35,11 +35,21 @@ def dying(note, at, always=False):
 
     def work(part):
         if part == at and (always or not Path(note).exists()):
-            Path(note).touch()
+            with Path(note).open("a", encoding="utf-8") as out:
+                out.write("x")
             os.kill(os.getpid(), signal.SIGKILL)
         return part
 
     return work
+
+
+def mortal():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reading(note):
+    said = Path(note).read_text(encoding="utf-8")
+    return lambda part: said
 
 
 def slow(folder):

@@ -68,10 +68,25 @@ def test_a_worker_that_dies_is_replaced(others, tmp_path):
     assert (tmp_path / "died").exists()
 
 
-def test_a_part_that_always_kills_is_told_in_the_end(others, tmp_path):
-    with pytest.raises(UserError, match="memory"):
-        list(others.map(partial(parts().dying, str(tmp_path / "died"), 0, True), range(2)))
+def test_a_part_that_always_kills_fails_alone(others, tmp_path):
+    found = {one.number: one for one in others.map(partial(parts().dying, str(tmp_path / "died"), 1, True), range(12))}
+    assert [n for n in range(12) if found[n].error] == [1]
+    with pytest.raises(UserError, match=r"part 1 was lost 5 times.*memory"):
+        found[1].get()
+    assert (tmp_path / "died").read_text() == 5 * "x"
     assert [one.get() for one in others.map(partial(parts().failing, 9), [1])] == [1]  # and it goes on
+
+
+def test_processes_that_cannot_live_end_the_work(executors, tmp_path):
+    with pytest.raises(UserError, match=r"10 times in a row, as when memory runs out\. Leave --parallel out"):
+        list(executors["processes"].map(parts().mortal, range(100)))
+
+
+def test_another_map_opens_anew(executor, tmp_path):
+    note = tmp_path / "note"
+    for said in ("one", "two"):
+        note.write_text(said, encoding="utf-8")
+        assert {one.get() for one in executor.map(partial(parts().reading, str(note)), range(4))} == {said}
 
 
 def test_a_value_is_shared(executor):

@@ -1,8 +1,11 @@
 """The ranked gallery in a space of its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from rank_xmodal.errors import UserError
 from rank_xmodal.retrieval.exact import exact_cosine
 from rank_xmodal.retrieval.gallery import RankedGallery, has_split, rank_gallery
 
@@ -77,3 +80,12 @@ def test_what_ties_with_a_list_ranks_below_it(corpus, direction):
         missed = ~(found.lists.labels > 0).any(axis=1)
         np.testing.assert_array_equal(found.rank_below.numpy(), np.where(missed, below, np.inf))
         assert (found.rank_below.numpy() > 4).all()
+
+
+def test_a_split_whose_captions_are_in_another_is_refused(corpus):
+    data = corpus.data
+    moved = {side: getattr(data, side).assign(split=getattr(data, side)["split"].replace("val", "test"))
+             for side in ("images", "texts")}  # fmt: skip
+    for direction, side in (("t2i", "texts"), ("i2t", "images")):
+        with pytest.raises(UserError, match=f"no {direction} query of split 'val' has a relevant candidate.*another"):
+            rank_gallery(replace(data, **{side: moved[side]}), direction, "val")
