@@ -341,3 +341,22 @@ def test_a_warning_of_ours_names_no_source_file():
     assert said == "rank-xmodal: 3 lists keep their order\n"
     other = cli._our_warning(UserWarning("of another package"), UserWarning, "/elsewhere/file.py", 9)
     assert other.startswith("/elsewhere/file.py:9: UserWarning: of another package")
+
+
+@pytest.mark.parametrize(
+    ("set_by_hand", "expected"),
+    [
+        ({}, ["passive", "1000"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["passive", "7"]),
+        ({"OMP_WAIT_POLICY": "active"}, ["active", None]),
+    ],
+)
+def test_threads_spin_briefly_before_they_sleep_unless_said_otherwise(set_by_hand, expected):
+    others = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    asked = (
+        "import json, os, sys, experiments.cli.main; "
+        "print(json.dumps(['torch' in sys.modules, *map(os.environ.get, ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'))]))"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], env={**others, **set_by_hand}, capture_output=True, text=True)
+    # Set before torch is loaded: its threads never look again.
+    assert json.loads(told.stdout) == [False, *expected], told.stderr
