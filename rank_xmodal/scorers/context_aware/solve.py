@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
+import scipy  # .optimize when it is first used: a quarter of a second
 import torch
 from torch import Tensor
 

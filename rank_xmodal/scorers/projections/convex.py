@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import scipy.optimize
+import scipy  # .optimize when it is first used: a quarter of a second
 import torch
 from pydantic import Field
 from torch import nn
