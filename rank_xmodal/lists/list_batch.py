@@ -31,7 +31,7 @@ class ListBatch:
     projected : Tensor (B, L, k) or None
         The candidates as the scorer's `project` returns them, where that was done for a whole corpus.
     features : Tensor (B, L, F) or None
-        Of training lists: scores by fits that have not met them; see `Scorer.held_out_features`.
+        Of training lists: scores by fits that have not met them; see `Scorer.fit_out_of_fold`.
     tokens : LocalBatch or None
         Words and cells of both sides; where the scorer needs them.
     content : Content or None

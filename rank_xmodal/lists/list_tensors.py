@@ -69,7 +69,7 @@ class ListTensors:
     group : Tensor (Q,), int64
         Siblings of each list's query, left out of its candidates' hubness; -1 for none.
     features : Tensor (Q, L, F) or None
-        Scores of training lists by fits that have not met them; see `Scorer.held_out_features`.
+        Scores of training lists by fits that have not met them; see `Scorer.fit_out_of_fold`.
     fold : Tensor (Q,), int64, or None
         The inner fold of each list.
     projected : Tensor (m, k) or None
@@ -136,8 +136,9 @@ class ListTensors:
         padding = int(len(offered) > 0 and offered[0] < 0)
         offered, places = offered[padding:], places.reshape(lists.candidates.shape) - padding
         return cls(
-            queries=torch.from_numpy(np.array(data.queries(direction)[asked])).to(device),
-            candidates=torch.from_numpy(np.array(data.candidates(direction)[offered])).to(device),
+            # Picking rows has copied them out of the file; np.array would copy them again.
+            queries=torch.from_numpy(np.asarray(data.queries(direction)[asked])).to(device),
+            candidates=torch.from_numpy(np.asarray(data.candidates(direction)[offered])).to(device),
             neighbours=near(offered).to(device),
             query_place=torch.from_numpy(query_place.reshape(-1)).to(device),
             places=torch.from_numpy(places).to(device),

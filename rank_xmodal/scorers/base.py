@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -90,10 +91,13 @@ class Scorer(ABC):
         """The inner folds that its training lists have to be scored by; None where no fit of its own scores them."""
         return None
 
-    def held_out_features(
-        self, knows: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int
-    ) -> torch.Tensor:
-        """Return features of training lists, (Q, L, F), by fits on what `knows` has as train; where `out_of_fold`."""
+    def fit_out_of_fold(
+        self, knows: EmbeddingSet, direction: Direction, seed: int, device: torch.device
+    ) -> Callable[[ListTensors], torch.Tensor]:
+        """Fit on what `knows` has as train; return what gives lists of others features, (Q, L, F); where `out_of_fold`.
+
+        Lists come later: tables of many candidates needn't stand in memory beside the fits.
+        """
         raise NotImplementedError
 
     def fit(

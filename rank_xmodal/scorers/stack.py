@@ -275,14 +275,17 @@ def _training_tensors(
             data, part.lists, near, device, in_bank=True, cosine=cosine, tokens=needs.tokens, content=needs.content
         )
     # Out of fold: neither the base nor the bank has met the lists' queries or candidates.
+    features = None
+    if stack.scorer.out_of_fold is not None:
+        features = stack.scorer.fit_out_of_fold(part.knows, direction, seed, device)
     base = stack.base.refitting().fit(part.knows, direction, seed=seed)
     bank = np.asarray(data.queries(direction)[choose_bank(part.knows, direction, seed=seed)])
     tensors = Stack(stack.scorer, bank, base).tensors(data, part.lists, device)
-    if stack.scorer.out_of_fold is not None:
-        # Lists that bring their features are scored by these: nobody looks at tokens again.
-        found = stack.scorer.held_out_features(part.knows, direction, tensors, seed)
-        tensors = replace(tensors, features=found, tokens=None)
-    return tensors
+    if features is None:
+        return tensors
+    # Lists that bring their features are scored by these: nobody looks at embeddings or tokens again.
+    nothing = tensors.candidates.new_empty(len(tensors.candidates), 0)
+    return replace(tensors, candidates=nothing, features=features(tensors), tokens=None)
 
 
 COMPARED = (Cosine, CSLS)

@@ -33,6 +33,7 @@ _CLEARLY = 2.0  # standard errors
 # What brings a loss to the size of ListNet's, so that one penalty means about the same for all.
 _WEIGHT = {"lambdarank": 3.0, "ranknet": 50.0, "neuralndcg": 100.0}
 _MOST, _SHORT = 2_000, 20  # lists and places that the slow losses are solved on
+_BLOCK = 16_384  # candidates and pairs held at a time while lists get their features
 _SLOW = ("neuralndcg", "approxndcg", "smoothap", "lambdaloss")
 
 
@@ -55,13 +56,31 @@ class Combination:
 
 
 def held_out_features(evidence: Evidence, lists: ListTensors) -> Tensor:
-    """Return the features of lists, (Q, L, F)."""
+    """Return the features of lists, (Q, L, F).
+
+    Candidates come a block at a time, and each meets all that ask for it: what "neighbours" takes a candidate for is as
+    wide as its embedding, and twice as large as stored, of which a large corpus has too many to keep.
+    """
+    length = lists.places.shape[1]
+    places, order = lists.places.flatten().sort()
+    queries = evidence.centred(lists.queries.float())
+    rest, asked = [], lists.cosine.new_zeros(lists.places.numel())
+    for start in range(0, len(lists.candidates), _BLOCK):
+        found = evidence.of_candidates(lists.candidates[start : start + _BLOCK])
+        answer, own = found.tensor_split([queries.shape[1]], dim=-1)
+        rest.append(own.clone())  # alone: a view would keep the whole
+        first, last = torch.searchsorted(places, places.new_tensor([start, start + _BLOCK])).tolist()
+        for pairs, where in zip(order[first:last].split(_BLOCK), places[first:last].split(_BLOCK), strict=True):
+            query = queries.index_select(0, lists.query_place.index_select(0, pairs // length))
+            asked[pairs] = (answer.index_select(0, where - start) * query).sum(-1)
+    # The score "neighbours" takes the place of the first stage's, which no feature reads.
+    known = replace(lists, projected=torch.cat(rest), cosine=asked.view_as(lists.cosine))
 
     def features(batch: ListBatch) -> Tensor:
         assert batch.projected is not None
-        return evidence.features(batch.query, batch.candidates, batch.projected)
+        return evidence.joined(batch.query, batch.candidates, batch.projected, batch.cosine)
 
-    return over_batches(lists.projected_for(evidence.of_candidates), features)
+    return over_batches(known, features)
 
 
 def combine(

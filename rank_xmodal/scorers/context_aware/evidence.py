@@ -114,12 +114,13 @@ class Evidence:
         """Return the same on a device."""
         return Evidence(**{name: value.to(device) for name, value in self.state().items()})
 
-    def asks(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the query decides: vectors (B, 6, d) to multiply the candidate with, and what to add (B, 6).
+    def centred(self, query: Tensor) -> Tensor:
+        """Return what "neighbours" is asked by, (..., d)."""
+        return F.normalize(query - self.query_mean, dim=-1)
 
-        The second of the vectors, the centred query, is what "neighbours" is asked by, too.
-        """
-        centred = F.normalize(query - self.query_mean, dim=-1)
+    def asks(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the query decides: vectors (B, 6, d) to multiply the candidate with, and what to add (B, 6)."""
+        centred = self.centred(query)
         gaussian = (centred @ self.query_gaussian) @ self.candidate_gaussian.T
         mapped = F.normalize(query @ self.query_map.T + self.query_bias, dim=-1)
         vectors = [
@@ -141,7 +142,7 @@ class Evidence:
         """The bank centred, and as VSE++ maps it, (n, d) each."""
         bank = self.bank.float()
         mapped = F.normalize(bank @ self.query_map.T + self.query_bias, dim=-1)
-        return F.normalize(bank - self.query_mean, dim=-1), mapped
+        return self.centred(bank), mapped
 
     @functools.cached_property
     def _predicted(self) -> Predicted:
@@ -204,11 +205,15 @@ class Evidence:
 
     def features(self, query: Tensor, candidates: Tensor, alone: Tensor) -> Tensor:
         """Return `FEATURES` of every pair, (B, L, F), from (B, d), (B, L, d) and what `of_candidates` gave."""
+        answer, rest = alone.tensor_split([query.shape[1]], dim=-1)
+        return self.joined(query, candidates, rest, torch.einsum("bld,bd->bl", answer, self.centred(query)))
+
+    def joined(self, query: Tensor, candidates: Tensor, rest: Tensor, neighbours: Tensor) -> Tensor:
+        """Return the same where the score "neighbours" is known, (B, L), and `rest` is (B, L, 6 + 10)."""
         vectors, added = self.asks(query)
-        answer, factors, rest = alone.tensor_split([query.shape[1], query.shape[1] + len(_PRODUCTS)], dim=-1)
+        factors, rest = rest.tensor_split([len(_PRODUCTS)], dim=-1)
         scores = (torch.einsum("bld,bsd->bls", candidates, vectors) + added[:, None]) * factors
-        asked = torch.einsum("bld,bd->bl", answer, vectors[:, SCORES.index("centred")])
-        scores = torch.cat([scores, asked[..., None]], -1)
+        scores = torch.cat([scores, neighbours[..., None]], -1)
         whole = scores.clone()
         whole[..., SCORES.index("gaussian")] -= rest[..., -1]
         return torch.cat([scores, rest, whole - rest[..., : len(SCORES)] / 2], -1)

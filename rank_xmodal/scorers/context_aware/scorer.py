@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -134,15 +135,19 @@ class ContextAware(ListTrained):
         """The inner folds that its training lists are scored by."""
         return self.settings.folds if self.over_scores else None
 
-    def held_out_features(
-        self, knows: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int
-    ) -> torch.Tensor:
-        """Return the features of training lists, (Q, L, F), by scores fitted on what `knows` has as train."""
-        evidence = Evidence.fit(knows, direction, seed, lists.rows.device)
-        found = held_out_features(evidence, replace(lists, tokens=None))  # tokens are for the heads alone
-        # The hubness of the cosine is known already.
-        heads = (head.held_out_features(knows, direction, lists, seed)[..., 1:] for head in self._heads())
-        return torch.cat([found, *heads], -1)
+    def fit_out_of_fold(
+        self, knows: EmbeddingSet, direction: Direction, seed: int, device: torch.device
+    ) -> Callable[[ListTensors], torch.Tensor]:
+        """Fit the scores on what `knows` has as train; return what gives lists of others their features, (Q, L, F)."""
+        evidence = Evidence.fit(knows, direction, seed, device)
+        heads = [head.fit_out_of_fold(knows, direction, seed, device) for head in self._heads()]
+
+        def features(lists: ListTensors) -> torch.Tensor:
+            found = held_out_features(evidence, replace(lists, tokens=None))  # tokens are for the heads alone
+            # The hubness of the cosine is known already.
+            return torch.cat([found, *(of_head(lists)[..., 1:] for of_head in heads)], -1)
+
+        return features
 
     def _heads(self) -> tuple[Local, ...]:
         return tuple(HEADS[name](device=self.settings.device) for name in self.settings.local)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -112,21 +113,21 @@ class Local(Scorer):
         """The inner folds that its training lists are scored by."""
         return self.settings.folds
 
-    def held_out_features(
-        self, knows: EmbeddingSet, direction: Direction, lists: ListTensors, seed: int
-    ) -> torch.Tensor:
-        """Return the features of training lists, (Q, L, 4), by a head that was trained on what `knows` has.
+    def fit_out_of_fold(
+        self, knows: EmbeddingSet, direction: Direction, seed: int, device: torch.device
+    ) -> Callable[[ListTensors], Tensor]:
+        """Train a head on what `knows` has; return what gives lists of others their features, (Q, L, 4).
 
         Hubness of the first-stage score, and `FEATURES`.
         """
-        other = type(self)(self.settings).trained_on(knows, direction, seed, lists.rows.device)
+        other = type(self)(self.settings).trained_on(knows, direction, seed, device)
 
         def features(batch: ListBatch) -> Tensor:
             assert batch.tokens is not None
             own = other.features(batch.tokens)
             return torch.cat([hubness(batch.neighbour_cosine)[..., None].to(own), own], -1)
 
-        return over_batches(lists.projected_by(other), features)
+        return lambda lists: over_batches(lists.projected_by(other), features)
 
     def trained_on(self, data: EmbeddingSet, direction: Direction, seed: int, device: torch.device) -> Self:
         """Train the head on the pairs of the split train, or take it up from an earlier time."""

@@ -46,7 +46,7 @@ class Predicted(nn.Module):
         """Return the answer to cosines with the known, (n, m) -> (n, d); what is -inf is not asked."""
         near = cosine.topk(min(NEAR, cosine.shape[1]), dim=1)
         weight = torch.softmax(SHARPNESS * near.values, dim=1).nan_to_num()  # where none is asked there is no answer
-        return torch.zeros_like(cosine).scatter_(1, near.indices, weight) @ self.answers.float()
+        return F.embedding_bag(near.indices, self.answers.float(), per_sample_weights=weight, mode="sum")
 
 
 def predicted(pairs: TrainingPairs, of: str, means: tuple[torch.Tensor, torch.Tensor]) -> Predicted:

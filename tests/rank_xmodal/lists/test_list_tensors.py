@@ -1,5 +1,6 @@
 """A batch against a gather by hand."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -100,6 +101,24 @@ def test_the_embeddings_are_copied_once_and_stay_float16(corpus):
     assert tensors.queries.dtype == tensors.candidates.dtype == torch.float16
     tensors.candidates.zero_()
     assert data.image_emb.any(), "the set itself is left alone"
+
+
+def test_a_large_table_is_not_held_twice(corpus):
+    """Formerly every row was copied out of the file, and then all of them once more."""
+    images = np.zeros((4_000, 512), np.float16)
+    data = replace(corpus.data, image_emb=images)
+    rows = np.arange(4_000, dtype=np.int32).reshape(4, -1)
+    lists = CandidateLists(
+        np.arange(4, dtype=np.int32), rows, np.zeros(rows.shape, np.int8), np.zeros(rows.shape, np.float32),
+        {"direction": "t2i", "split": "train", "fingerprint": "planted 0"},
+    )  # fmt: skip
+    tracemalloc.start()
+    try:
+        ListTensors.gather(data, lists, lambda rows: Neighbours.none(len(rows)), CPU, in_bank=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert images.nbytes < peak < 1.5 * images.nbytes
 
 
 def test_the_tables_hold_what_the_lists_ask_for(corpus):

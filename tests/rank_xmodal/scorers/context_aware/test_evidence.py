@@ -8,8 +8,10 @@ import torch
 
 from rank_xmodal.data import kept_fits
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.lists.list_tensors import ListTensors
+from rank_xmodal.retrieval.query_bank import Neighbours as BankNeighbours
 from rank_xmodal.retrieval.query_bank import hubness, neighbours
-from rank_xmodal.scorers.context_aware import evidence, slow_fits
+from rank_xmodal.scorers.context_aware import combine, evidence, slow_fits
 from rank_xmodal.scorers.context_aware.evidence import ALONE, CORRECTED, FEATURES, SCORES, Evidence
 from rank_xmodal.scorers.projections.centred import Centred
 from rank_xmodal.scorers.projections.convex import Convex
@@ -74,6 +76,31 @@ def test_a_corpus_is_worked_through_in_blocks(corpus, monkeypatch):
     whole = found.of_candidates(table)
     monkeypatch.setattr(evidence, "_BLOCK", 3 * len(found.bank))
     torch.testing.assert_close(found.of_candidates(table), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_lists_get_the_features_of_their_pairs_from_candidates_that_come_in_blocks_once(corpus, direction, monkeypatch):
+    data = corpus.data
+    found = Evidence.fit(data, direction, 0, CPU)
+    lists = corpus.lists_of(data, direction)
+    lists.candidates[3, 2:5] = lists.candidates[0, 7:] = -1  # padding, in the middle and at the end
+    tensors = ListTensors.gather(data, lists, lambda rows: BankNeighbours.none(len(rows)), CPU, in_bank=True)
+    asked, real = [], Evidence.of_candidates
+
+    def counted(self, candidates):
+        asked.append(candidates)
+        return real(self, candidates)
+
+    monkeypatch.setattr(Evidence, "of_candidates", counted)
+    monkeypatch.setattr(combine, "_BLOCK", 50)
+    features = combine.held_out_features(found, tensors)
+    assert max(map(len, asked)) == 50
+    assert torch.equal(torch.cat(asked), tensors.candidates)
+    batch, _ = tensors.batch(torch.arange(len(tensors)))
+    alone = real(found, batch.candidates.flatten(0, 1)).unflatten(0, batch.mask.shape)
+    expected = found.features(batch.query, batch.candidates, alone)
+    assert features.shape == expected.shape
+    torch.testing.assert_close(features[batch.mask], expected[batch.mask], rtol=1e-4, atol=1e-5)
 
 
 def test_what_was_fitted_serves_both_directions_and_all_losses(corpus, monkeypatch):

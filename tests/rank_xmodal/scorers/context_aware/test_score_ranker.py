@@ -8,11 +8,13 @@ import torch
 
 from rank_xmodal import scorers
 from rank_xmodal.errors import UserError
+from rank_xmodal.lists.list_tensors import ListTensors
 from rank_xmodal.lists.scoring import score_lists
 from rank_xmodal.metrics.mrr import mrr
 from rank_xmodal.retrieval.gallery import rank_gallery
 from rank_xmodal.scorers.context_aware import combine
 from rank_xmodal.scorers.context_aware.evidence import Evidence
+from rank_xmodal.scorers.context_aware.scorer import ContextAware
 from rank_xmodal.scorers.stack import TrainingPart, fit_stack
 from rank_xmodal.training.crossfit import inner_folds
 from rank_xmodal.training.watch import Watch
@@ -65,6 +67,32 @@ def test_scored_by_maps_that_have_met_them_random_pairs_would_teach_a_great_deal
         fit_stack(scorers.get("context_aware", device="cpu"), data, "t2i", parts=parts, device=CPU)
     honest, leaking = ranks
     assert leaking > honest + 0.02
+
+
+def test_lists_that_bring_their_features_bring_no_embeddings_of_candidates(corpus, monkeypatch):
+    """At a million images they were most of a training's memory, and nobody looked at them."""
+    real, given = ContextAware.fit, []
+
+    def seen(self, *args, lists, **keywords):
+        given.append(lists)
+        return real(self, *args, lists=lists, **keywords)
+
+    monkeypatch.setattr(ContextAware, "fit", seen)
+    fitted(corpus, corpus.data)
+    (lists,) = given
+    assert lists.features is not None
+    assert lists.candidates.shape[0] > 0
+    assert lists.candidates.untyped_storage().nbytes() == 0
+
+
+def test_scores_are_fitted_before_the_tables_of_the_lists_stand_beside_the_fits(corpus, monkeypatch):
+    done, fit, gather = [], Evidence.fit.__func__, ListTensors.gather.__func__
+    monkeypatch.setattr(Evidence, "fit", classmethod(lambda *given: (done.append("fit"), fit(*given))[1]))
+    monkeypatch.setattr(
+        ListTensors, "gather", classmethod(lambda *given, **named: (done.append("gather"), gather(*given, **named))[1])
+    )
+    fitted(corpus, corpus.data, folds=2)
+    assert done == ["fit", "gather"] * 2 + ["fit"]
 
 
 def test_a_network_on_top_starts_as_the_combination_and_learns(corpus):
