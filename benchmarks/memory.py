@@ -1,4 +1,4 @@
-"""Peak memory: mining and training at the size of Flickr30k; importing, and training both rankers, at a million images."""
+"""Peak memory: mining and training at the size of Flickr30k; importing, and both rankers, at a million images."""
 
 from __future__ import annotations
 
