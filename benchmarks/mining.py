@@ -137,7 +137,9 @@ def _sentence_transformers(data: EmbeddingSet, direction: Direction) -> Callable
     from sentence_transformers.util import mine_hard_negatives
 
     asked, found = ("text", "image") if direction == "t2i" else ("image", "text")
-    model = _Stored(*(np.asarray(x, dtype=np.float32) for x in (data.queries(direction), data.candidates(direction))))
+    model: Any = _Stored(
+        *(np.asarray(x, dtype=np.float32) for x in (data.queries(direction), data.candidates(direction)))
+    )
     pairs = datasets.Dataset.from_dict(
         {
             "anchor": [f"q{i}" for i in data.relevance[asked]],

@@ -54,17 +54,7 @@ class Sharing:
 
     def __init__(self, executor: Executor, encoder: Encoder, batch_size: int, readers: int, device: str) -> None:
         self.executor, self.batch_size, self.encoder = executor, batch_size, encoder
-        config = json.dumps(encoder.config, sort_keys=True) if encoder.config else ""
-        device = executor.device(device)
-        self._gpu = device != "cpu"
-        self._load = partial(
-            _loaded,
-            encoder.name,
-            weights_named(encoder.pretrained, encoder.weights_file),
-            config,
-            device,
-            encoder.precision,
-        )
+        self._gpu, self._load = on_workers(encoder, executor, device)
         self._readers = readers
 
     def images(
@@ -138,6 +128,14 @@ class Sharing:
             self.encoder.truncated += found.truncated
             advance(len(part))
         return times
+
+
+def on_workers(encoder: Encoder, executor: Executor, device: str) -> tuple[bool, Callable[[], Encoder]]:
+    """Return whether an executor's workers compute on a GPU, and what loads the like of an encoder in one of them."""
+    config = json.dumps(encoder.config, sort_keys=True) if encoder.config else ""
+    weights = weights_named(encoder.pretrained, encoder.weights_file)
+    device = executor.device(device)
+    return device != "cpu", partial(_loaded, encoder.name, weights, config, device, encoder.precision)
 
 
 def _cut(rows: Sequence[int], size: int) -> list[list[int]]:

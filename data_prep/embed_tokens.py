@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from data_prep.computing import computed, threads_for
 from data_prep.datasets.corpus import Corpus
+from data_prep.embed_sharing import on_workers
+from data_prep.encoder import Encoder
 from data_prep.kept import KeptWork
 from data_prep.local import Local, LocalEncoder
+from data_prep.local import Path as TokenPath
 from data_prep.progress import progress_bar
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.data.tokens import write_tokens
 from rank_xmodal.errors import UserError
 from rank_xmodal.files.tensors import read_checked, read_tensors, write_checked
+from rank_xmodal.parallel import Executor, Serial
 
 _OURS = re.compile(r"(image|text)-\d{9}\.safetensors")
 _SHARD = 256  # images or captions in a file
 _CLOSE = 2e-3  # of an embedding's entries in float16: what the parts are pooled to must be the set's own
+
+_Encode = Callable[[LocalEncoder, Sequence[Any]], Local]
 
 
 def embed_tokens(
@@ -33,11 +43,14 @@ def embed_tokens(
     *,
     batch_size: int = 64,
     say: Callable[[str], None] = print,
+    executor: Executor | None = None,
+    device: str = "auto",
 ) -> EmbeddingSet:
     """Encode all images, then all captions, and add their parts to the set that `embed` made of this corpus.
 
     Shards are kept in `.NAME.tokens` beside the set until it is whole; the same call goes on from them. Tokens of
-    another path that the set already has are replaced.
+    another path that the set already has are replaced. Where an `executor` is given, its workers encode and write the
+    shards, each with a model of its own on `device`, as in `embed`; the tokens are the same.
 
     Raises
     ------
@@ -69,24 +82,20 @@ def embed_tokens(
         raise UserError(
             f"{root}: the tokens take {size / 1e6:,.1f} MB, twice that while they are made; the disk has less."
         )
+    executor = executor or Serial()
+    gpu, load = on_workers(local.encoder, executor, device)
+    encoders = executor.owned(local, partial(_again, load, local.path))
     with work:
         place = work.folder
-        paths = corpus.paths()
-
-        def images(part: slice) -> Local:
-            names = [str(path) for path in paths[part]]
-            return local.images(torch.stack([local.encoder.load_image(path) for path in paths[part]]), names)
-
-        sides = (
-            ("image", len(paths), images, data.image_emb),
-            ("text", len(texts), lambda p: local.texts(texts[p]), data.text_emb),
-        )
-        for side, count, encode, own in sides:
-            with progress_bar(f"{side} tokens", count, say=say) as advance:
-                for start in range(0, count, _SHARD):
-                    part = slice(start, min(start + _SHARD, count))
-                    _shard(place / f"{side}-{start:09d}.safetensors", encode, part, own, batch_size, f"{root}, {side}")
-                    advance(part.stop - part.start)
+        paths = [path.absolute() for path in corpus.paths()]
+        for side, items, encode, own in (
+            ("image", paths, _images, data.image_emb),
+            ("text", texts, LocalEncoder.texts, data.text_emb),
+        ):
+            parts = _cut(place, side, items, own, root)
+            with progress_bar(f"{side} tokens", len(items), say=say) as advance:
+                for finished in executor.map(partial(_encoding, encoders, encode, batch_size), parts, gpu=gpu):
+                    advance(finished.get())
         counts = [count for one in _shards(place, "text") for count in one["counts"].tolist()]
         offsets = np.cumsum([0, *counts], dtype=np.int64)
         written = write_tokens(
@@ -103,27 +112,58 @@ def _same(one: pd.DataFrame, other: pd.DataFrame, column: str) -> bool:
     return one[column].tolist() == other[column].tolist()
 
 
-def _shard(
-    path: Path, encode: Callable[[slice], Local], part: slice, own: np.ndarray, batch_size: int, where: str
-) -> None:
-    """Encode a shard, unless it is there and whole."""
-    if path.is_file():
+@dataclass(frozen=True)
+class _Shard:
+    """Some images or captions, where their tokens are to be written, and what these must be pooled to."""
+
+    path: Path
+    start: int
+    items: Sequence[Any]
+    own: np.ndarray
+    where: str
+
+
+def _cut(place: Path, side: str, items: Sequence[Any], own: np.ndarray, root: Path) -> Iterator[_Shard]:
+    for start in range(0, len(items), _SHARD):
+        rows = slice(start, start + _SHARD)
+        path = place / f"{side}-{start:09d}.safetensors"
+        yield _Shard(path, start, items[rows], np.array(own[rows]), f"{root}, {side}")
+
+
+def _again(load: Callable[[], Encoder], path: TokenPath) -> LocalEncoder:
+    return LocalEncoder(load(), path)
+
+
+def _images(local: LocalEncoder, paths: Sequence[Path]) -> Local:
+    return local.images(torch.stack([local.encoder.load_image(path) for path in paths]), [str(path) for path in paths])
+
+
+def _encoding(encoders: Callable[[], LocalEncoder], encode: _Encode, batch_size: int) -> Callable[[_Shard], int]:
+    return partial(_write_shard, encoders(), encode, batch_size)
+
+
+def _write_shard(local: LocalEncoder, encode: _Encode, batch_size: int, shard: _Shard) -> int:
+    """Encode a shard, unless it is there and whole; return how many items it has."""
+    if shard.path.is_file():
         with suppress(UserError):  # cut short; made again
-            read_checked(path)
-            return
-    parts, counts = [], []
-    for start in range(part.start, part.stop, batch_size):
-        batch = slice(start, min(start + batch_size, part.stop))
-        found = encode(batch)
-        off = float((found.pooled.cpu() - torch.from_numpy(np.array(own[batch])).float()).abs().max())
+            read_checked(shard.path)
+            return len(shard.items)
+    parts, counts, at = [], [], 0
+    batches = [shard.items[start : start + batch_size] for start in range(0, len(shard.items), batch_size)]
+    for found in computed(partial(encode, local), batches, threads_for(local.encoder.device)):
+        pooled = found.pooled.cpu()
+        off = float((pooled - torch.from_numpy(shard.own[at : at + len(pooled)]).float()).abs().max())
         if off > _CLOSE:
             raise UserError(
-                f"{where} rows {start} to {batch.stop - 1}: what these tokens are pooled to is {off:.4f} off the "
-                "embeddings: another encoder or precision made them. Embed the set again, or name its encoder."
+                f"{shard.where} rows {shard.start + at} to {shard.start + at + len(pooled) - 1}: what these tokens are "
+                f"pooled to is {off:.4f} off the embeddings: another encoder or precision made them. Embed the set "
+                "again, or name its encoder."
             )
         parts += [one.half().cpu() for one in found.parts]
         counts += [len(one) for one in found.parts]
-    write_checked(path, {"parts": torch.cat(parts), "counts": torch.tensor(counts)})
+        at += len(pooled)
+    write_checked(shard.path, {"parts": torch.cat(parts), "counts": torch.tensor(counts)})
+    return len(shard.items)
 
 
 def _shards(place: Path, side: str) -> Iterator[dict[str, torch.Tensor]]:

@@ -57,6 +57,8 @@ class LocalEncoder:
 
     Attributes
     ----------
+    encoder, path
+        As given.
     image_facts : dict
         tower, layer, path and grid (rows, columns) of the cells.
     image_width, text_width : int
@@ -77,7 +79,7 @@ class LocalEncoder:
     def __init__(self, encoder: Encoder, path: Path = "values") -> None:
         if path not in PATHS:
             raise UserError(f"tokens={path!r}: must be one of {', '.join(PATHS)}.")
-        self.encoder = encoder
+        self.encoder, self.path = encoder, path
         self.normalised = path != "features"
         self._image, self.image_facts, self.image_width = _image_tower(encoder, path)
         self._text, self._inside, self.text_width = _text_tower(encoder, path)

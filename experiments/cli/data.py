@@ -82,8 +82,8 @@ def embed(
             corpus, encoder, out, batch_size=batch_size, overwrite=overwrite, skip_broken=skip_broken, name=name,
             say=say, executor=executor, device=device,
         )  # fmt: skip
-    if local is not None:
-        made = embed_tokens(corpus, local, made, batch_size=batch_size, say=say)
+        if local is not None:
+            made = embed_tokens(corpus, local, made, batch_size=batch_size, say=say, executor=executor, device=device)
     _describe(made)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from data_prep.mining.miner import mine
 from experiments.cli.main import main
 from rank_xmodal.data.embedding_set import EmbeddingSet
+from rank_xmodal.data.tokens import IMAGE, OFFSETS, TEXT
 from rank_xmodal.parallel import executor_named
 from rank_xmodal.parallel.on_ray import OnRay
 
@@ -93,6 +94,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(mine, "__kwdefaults__", {**mine.__kwdefaults__, "block": 300})
     monkeypatch.setattr("experiments.results.sharing._QUERIES", 64)
     monkeypatch.setattr("data_prep.embed_sharing._BATCHES", 2)
+    monkeypatch.setattr("data_prep.embed_tokens._SHARD", 24)
 
 
 @each_way
@@ -157,6 +159,17 @@ def embedded(photos, out, *options):
 def test_embeddings_are_the_same(how, photos, tmp_path, small_parts):
     assert embedded(photos, tmp_path / "set", "--parallel", how) == embedded(photos, tmp_path / "alone" / "set")
     assert not list(tmp_path.glob(".*.partial"))
+
+
+@each_way
+@pytest.mark.parametrize("path", ["values", "features"])
+def test_tokens_are_the_same(how, path, photos, tmp_path, small_parts):
+    words = ["--tokens", path]
+    embedded(photos, tmp_path / "set", "--parallel", how, *words)
+    embedded(photos, tmp_path / "alone" / "set", *words)
+    for name in (IMAGE, TEXT, OFFSETS):
+        assert digest(tmp_path / "set" / name) == digest(tmp_path / "alone" / "set" / name)
+    assert not list(tmp_path.glob(".*.tokens"))
 
 
 def test_embeddings_are_the_same_with_broken_files_among_them(photos, tmp_path, small_parts, capsys, monkeypatch):
@@ -232,6 +245,15 @@ def test_a_machine_that_fails_while_images_are_embedded_changes_nothing(failing,
     found = embedded(photos, tmp_path / "set", "--parallel", "ray")
     assert failing
     assert found == embedded(photos, tmp_path / "alone" / "set")
+
+
+def test_a_machine_that_fails_while_tokens_are_made_changes_nothing(failing, photos, tmp_path, small_parts):
+    embedded(photos, tmp_path / "alone" / "set", "--tokens", "values")
+    embedded(photos, tmp_path / "set")
+    embedded(photos, tmp_path / "set", "--tokens", "values", "--parallel", "ray")
+    assert failing
+    for name in (IMAGE, TEXT, OFFSETS):
+        assert digest(tmp_path / "set" / name) == digest(tmp_path / "alone" / "set" / name)
 
 
 def test_a_machine_that_fails_while_a_study_runs_changes_nothing(failing, data, tmp_path):

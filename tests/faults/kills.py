@@ -15,6 +15,7 @@ MOST: dict[str, tuple[int | None, int | None, int]] = {
     "embed": (None, None, 16),
     "embed-parallel": (12, 4, 6),
     "embed-tokens": (None, None, 16),
+    "embed-tokens-parallel": (8, 4, 6),
     "mine": (None, None, 6),
     "mine-parallel": (6, 2, 4),
     "train": (60, 24, 12),

@@ -76,6 +76,7 @@ SCENARIOS = {
     "embed": Scenario("", EMBED, ("set",)),
     "embed-parallel": Scenario("", (*EMBED, "--parallel", "2"), ("set",)),
     "embed-tokens": Scenario("set-embedded", (*EMBED, "--tokens", "features")),
+    "embed-tokens-parallel": Scenario("set-embedded", (*EMBED, "--tokens", "features", "--parallel", "2")),
     "mine": Scenario("set", MINE),
     "mine-parallel": Scenario("set", (*MINE, "--parallel", "2")),
     "train": Scenario("set", (*TRAIN, *QUIET)),
