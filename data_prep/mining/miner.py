@@ -102,6 +102,8 @@ def mine(
             f"{data.root or data.name}: no {direction} query of split {split!r} has a relevant candidate in its list. "
             "Increase --negatives or choose --protocol clean."
         )
+    if not found.all():  # no copies of what has nothing to lose
+        queries, rows, labels, cosine = queries[found], rows[found], labels[found], cosine[found]
     info: dict[str, Any] = {
         "direction": direction,
         "split": split,
@@ -112,13 +114,13 @@ def mine(
         **asdict(filters),
         "fingerprint": data.fingerprint,
         "statistics": {
-            "cosine": similarities(cosine[found], labels[found]),
+            "cosine": similarities(cosine, labels),
             "dropped": dropped,
             "queries_without_hit": int((~found).sum()),
-            "relevant_labelled_0": _mislabelled(data, direction, queries[found], rows[found], labels[found]),
+            "relevant_labelled_0": _mislabelled(data, direction, queries, rows, labels),
         },
     }
-    return CandidateLists(queries[found].astype(np.int32), rows[found], labels[found], cosine[found], info)
+    return CandidateLists(queries.astype(np.int32), rows, labels, cosine, info)
 
 
 def _mined(

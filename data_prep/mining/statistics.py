@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from rank_xmodal.data.candidate_lists import CandidateLists
 
+_LISTS, _VALUES = 16_384, 1_000_000  # at a time: lists may fill half of the memory
 _COLUMNS = ("mean", "std", "min", "25 %", "50 %", "75 %", "max")
 
 
-def _summary(values: np.ndarray) -> list[float]:
-    quartiles = np.percentile(values, [0, 25, 50, 75, 100])
-    return [float(x) for x in (values.mean(), values.std(), *quartiles)]
-
-
 def similarities(cosine: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
-    """Summarise the cosines of positives and negatives, and positive (the best of a list) minus negative."""
-    positive, negative = labels > 0, labels == 0
-    best = np.where(positive, cosine, -np.inf).max(axis=1, keepdims=True)
-    both = negative & np.isfinite(best)
-    rows = {"positive": cosine[positive], "negative": cosine[negative], "difference": (best - cosine)[both]}
-    return {name: _summary(values.astype(np.float64)) for name, values in rows.items() if values.size}
+    """Summarise the cosines of positives and negatives, and positive (the best of a list) minus negative.
+
+    Parameters
+    ----------
+    cosine : ndarray (Q, L), float32
+    labels : ndarray (Q, L), int8
+
+    Returns
+    -------
+    dict
+        Of "positive", "negative" and "difference": mean, standard deviation, smallest value, quartiles and largest
+        value; one that has no values is left out.
+    """
+    found = {}
+    for name, chosen in _CHOSEN.items():
+        values, count = np.empty(cosine.size, dtype=np.float32), 0  # what isn't filled takes no memory
+        for start in range(0, len(cosine), _LISTS):
+            part = slice(start, start + _LISTS)
+            some = chosen(cosine[part], labels[part])
+            values[count : count + len(some)] = some
+            count += len(some)
+        if count:
+            found[name] = _summary(values[:count])
+    return found
+
+
+def _difference(cosine: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    best = np.where(labels > 0, cosine, -np.inf).max(axis=1, keepdims=True)
+    values: np.ndarray = (best - cosine)[(labels == 0) & np.isfinite(best)]
+    return values
+
+
+_CHOSEN: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "positive": lambda cosine, labels: cosine[labels > 0],
+    "negative": lambda cosine, labels: cosine[labels == 0],
+    "difference": _difference,
+}
+
+
+def _summary(values: np.ndarray) -> list[float]:
+    """Return the numbers of `similarities`; `values` (n,) are in another order then."""
+    mean = values.mean(dtype=np.float64)
+    parts = (values[start : start + _VALUES] for start in range(0, len(values), _VALUES))
+    spread = np.sqrt(sum(float(((part.astype(np.float64) - mean) ** 2).sum()) for part in parts) / len(values))
+    quartiles = np.percentile(values, [0, 25, 50, 75, 100], overwrite_input=True)
+    return [float(x) for x in (mean, spread, *quartiles)]
 
 
 def format_report(lists: CandidateLists) -> str:

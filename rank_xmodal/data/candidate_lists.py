@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from rank_xmodal.data.embedding_set import EmbeddingSet, check_direction
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import read_parquet, replacing, sha256
+from rank_xmodal.files import opened_parquet, replacing, sha256
 
 FORMAT = 1
 PADDING = -1
+_SHARD = 16_384  # lists that are written and read at a time: a file is whole in memory once, as arrays
 _KEY = b"rank_xmodal"
 _COLUMNS = {"query": np.int32, "candidates": np.int32, "labels": np.int8, "cosine": np.float32}
 
@@ -60,21 +61,23 @@ class CandidateLists:
 
     def write(self, path: Path) -> None:
         """Write one Parquet file, whole or not at all; `info` becomes its metadata."""
-        length = self.length
-        table = pa.table(
-            {
-                "query": pa.array(self.query.astype(np.int32)),
-                **{
-                    name: pa.FixedSizeListArray.from_arrays(
-                        pa.array(getattr(self, name).astype(_COLUMNS[name]).reshape(-1)), length
-                    ).cast(pa.list_(pa.from_numpy_dtype(_COLUMNS[name])))
-                    for name in ("candidates", "labels", "cosine")
-                },
-            }
-        )
-        metadata = {_KEY: json.dumps({"format": FORMAT, **self.info}).encode()}
-        with replacing(Path(path)) as part:
-            pq.write_table(table.replace_schema_metadata(metadata), part, compression="zstd", write_page_checksum=True)
+        numbers = {name: pa.from_numpy_dtype(dtype) for name, dtype in _COLUMNS.items()}
+        kinds = {name: kind if name == "query" else pa.list_(kind) for name, kind in numbers.items()}
+        schema = pa.schema(kinds.items(), {_KEY: json.dumps({"format": FORMAT, **self.info}).encode()})
+        with (
+            replacing(Path(path)) as part,
+            pq.ParquetWriter(
+                part, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
+            ) as writer,
+        ):
+            for start in range(0, len(self), _SHARD):
+                columns = {name: getattr(self, name)[start : start + _SHARD].astype(_COLUMNS[name]) for name in kinds}
+                arrays = [
+                    pa.array(rows) if rows.ndim == 1
+                    else pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), self.length).cast(kinds[name])
+                    for name, rows in columns.items()
+                ]  # fmt: skip
+                writer.write_table(pa.table(arrays, schema=schema))
 
     @classmethod
     def read(cls, path: Path | str, data: EmbeddingSet | None = None) -> CandidateLists:
@@ -86,26 +89,24 @@ class CandidateLists:
             If the file is missing or broken, of another format, made from another embedding set, or ragged.
         """
         path = Path(path)
-        table = read_parquet(path)
-        try:
-            info = json.loads((table.schema.metadata or {})[_KEY])
-        except (KeyError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: carries no rank_xmodal metadata. Mine it with `rank-xmodal mine`.") from error
-        if not isinstance(info, dict) or info.pop("format", None) != FORMAT:
-            raise UserError(f"{path}: of another format than {FORMAT}. Mine it again with `rank-xmodal mine`.")
-        missing = [name for name in _COLUMNS if name not in table.column_names]
-        if missing:
-            raise UserError(f"{path}: the column {missing[0]!r} is missing. Mine it again with `rank-xmodal mine`.")
-        if data is not None and info.get("fingerprint") != data.fingerprint:
-            raise UserError(
-                f"{path}: its lists were mined from the embedding set {str(info.get('fingerprint'))[:12]}, but "
-                f"{data.root or data.name} is {data.fingerprint[:12]}. Mine it again with `rank-xmodal mine`."
-            )
-        try:
-            arrays = {name: _array(table[name], name, path) for name in _COLUMNS}
-        except (pa.ArrowException, ValueError, TypeError, AttributeError) as error:
-            why = " ".join(str(error).split())[:300]
-            raise UserError(f"{path}: a column holds something unexpected ({why}). Mine it again.") from error
+        with opened_parquet(path) as file:
+            schema = file.schema_arrow
+            try:
+                info = json.loads((schema.metadata or {})[_KEY])
+            except (KeyError, ValueError, RecursionError) as error:
+                raise UserError(f"{path}: carries no rank_xmodal metadata. Mine it with `rank-xmodal mine`.") from error
+            if not isinstance(info, dict) or info.pop("format", None) != FORMAT:
+                raise UserError(f"{path}: of another format than {FORMAT}. Mine it again with `rank-xmodal mine`.")
+            wrong = [name for name in _COLUMNS if schema.names.count(name) != 1]
+            if wrong:
+                what = "stands twice" if wrong[0] in schema.names else "is missing"
+                raise UserError(f"{path}: the column {wrong[0]!r} {what}. Mine it again with `rank-xmodal mine`.")
+            if data is not None and info.get("fingerprint") != data.fingerprint:
+                raise UserError(
+                    f"{path}: its lists were mined from the embedding set {str(info.get('fingerprint'))[:12]}, but "
+                    f"{data.root or data.name} is {data.fingerprint[:12]}. Mine it again with `rank-xmodal mine`."
+                )
+            arrays = _arrays(file, path)
         if not len(arrays["query"]):
             raise UserError(f"{path}: holds no lists. Mine it again with other settings.")
         lists = cls(**arrays, info=info)
@@ -148,18 +149,40 @@ class CandidateLists:
                 )
 
 
-def _array(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
-    """Return a column of numbers (Q,), or of lists that are equally long (Q, L)."""
+def _arrays(file: pq.ParquetFile, path: Path) -> dict[str, np.ndarray]:
+    """Read all columns, shard after shard: numbers (Q,), or lists that are equally long (Q, L)."""
+    count, done = file.metadata.num_rows, 0
+    arrays: dict[str, np.ndarray] = {name: np.empty(0, dtype=dtype) for name, dtype in _COLUMNS.items()}
+    for batch in file.iter_batches(_SHARD, use_threads=False, columns=list(_COLUMNS)):
+        for name, dtype in _COLUMNS.items():
+            try:
+                values, lengths = _values(batch.column(name), name)
+            except (pa.ArrowException, ValueError, TypeError, AttributeError) as error:
+                why = " ".join(str(error).split())[:300]
+                raise UserError(f"{path}: a column holds something unexpected ({why}). Mine it again.") from error
+            shape = () if name == "query" else (int(lengths[0]),)
+            if not done:
+                arrays[name] = np.empty((count, *shape), dtype=dtype)
+            length = arrays[name].shape[1] if shape else 1
+            if (lengths != length).any():
+                row = int(np.flatnonzero(lengths != length)[0])
+                raise UserError(
+                    f"{path}: row {done + row} has {lengths[row]} {name}, row 0 has {length}. Mine it again."
+                )
+            arrays[name][done : done + len(batch)] = values.reshape(len(batch), *shape)
+        done += len(batch)
+    if done != count:
+        raise UserError(f"{path}: holds {done:,} of {count:,} lists. Mine it again.")
+    return arrays
+
+
+def _values(column: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of a column's rows, one after the other, and how many each has."""
     column.validate(full=True)
-    column, numbers = column.combine_chunks(), column.type
+    gaps, lengths = column.null_count, np.ones(len(column), dtype=np.int64)
     if name != "query":
         lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-        if len(lengths) and (lengths != lengths[0]).any():
-            row = int(np.flatnonzero(lengths != lengths[0])[0])
-            raise UserError(f"{path}: row {row} has {lengths[row]} {name}, row 0 has {lengths[0]}. Mine it again.")
-        count, column, numbers = len(column), column.flatten(), numbers.value_type
-    values = column.cast(pa.from_numpy_dtype(_COLUMNS[name])).to_numpy(zero_copy_only=False)
-    if column.null_count or not pa.types.is_primitive(numbers):
-        raise ValueError(f"{name} has {column.null_count} gaps, of type {numbers}")
-    values = np.array(values)  # Arrow's own memory may not be written to, and torch takes no such
-    return values if name == "query" else values.reshape(count, -1)
+        column = column.flatten()
+    if gaps or column.null_count or not pa.types.is_primitive(column.type):
+        raise ValueError(f"{name} has {gaps + column.null_count} gaps, of type {column.type}")
+    return column.cast(pa.from_numpy_dtype(_COLUMNS[name])).to_numpy(zero_copy_only=False), lengths

@@ -36,6 +36,7 @@ _IMAGES = {"image_id": "str", "path": "str", "split": "str"}
 _TEXTS = {"text_id": "str", "text": "str", "split": "str"}
 _RELEVANCE = {"image": "int32", "text": "int32", "grade": "uint8"}
 _WORDS = 65_536  # rows of a table hashed at a time
+_LOOKED_UP = 8_192  # lists whose grades are looked up at a time: each pair takes some 50 bytes on the way
 _FILES = ("meta.json", "image_emb.npy", "text_emb.npy", "images.parquet", "texts.parquet", "relevance.parquet")
 
 
@@ -192,10 +193,13 @@ class EmbeddingSet:
     def grades(self, direction: Direction, query_rows: np.ndarray, candidate_rows: np.ndarray) -> np.ndarray:
         """Return the grade of each pair, (Q,) and (Q, L) rows -> (Q, L) int8; 0 where none is known, -1 at row -1."""
         matrix = self.relevance_matrix(direction)
-        safe = np.maximum(candidate_rows, 0)
-        found = matrix[np.repeat(query_rows, safe.shape[1]), safe.reshape(-1)]
-        grades = np.asarray(found).reshape(safe.shape).astype(np.int8)
-        return np.where(candidate_rows < 0, np.int8(-1), grades)
+        grades = np.empty(candidate_rows.shape, dtype=np.int8)
+        for start in range(0, len(grades), _LOOKED_UP):
+            part = slice(start, start + _LOOKED_UP)
+            safe = np.maximum(candidate_rows[part], 0)
+            found = np.asarray(matrix[np.repeat(query_rows[part], safe.shape[1]), safe.reshape(-1)])
+            grades[part] = np.where(candidate_rows[part] < 0, -1, found.reshape(safe.shape))
+        return grades
 
     @cached_property
     def _text_by_image(self) -> sp.csr_matrix:

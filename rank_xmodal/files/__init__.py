@@ -2,7 +2,15 @@
 
 from rank_xmodal.files.digest import check_once, sha256, sha256_of, sha256_of_file
 from rank_xmodal.files.locking import held, locked
-from rank_xmodal.files.reading import open_npy, read_json, read_parquet, read_table, read_yaml, yaml_value
+from rank_xmodal.files.reading import (
+    open_npy,
+    opened_parquet,
+    read_json,
+    read_parquet,
+    read_table,
+    read_yaml,
+    yaml_value,
+)
 from rank_xmodal.files.writing import (
     flush_folder,
     not_ours,
@@ -21,6 +29,7 @@ __all__ = [
     "locked",
     "not_ours",
     "open_npy",
+    "opened_parquet",
     "read_json",
     "read_parquet",
     "read_table",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,12 +188,30 @@ def read_parquet(path: Path) -> pa.Table:
     UserError
         If the file is missing, not to be read, truncated or no Parquet.
     """
-    try:
-        with Path(path).open("rb") as handle:
-            table = pq.read_table(handle, page_checksum_verification=True)
+    with _telling_parquet(path), Path(path).open("rb") as handle:
+        table = pq.read_table(handle, page_checksum_verification=True)
         table.validate()
         _ = table.column_names  # which may be no UTF-8
         return table
+
+
+@contextmanager
+def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file to be read part after part; what Arrow raises meanwhile is told as of this file.
+
+    Raises
+    ------
+    UserError
+        As `read_parquet`.
+    """
+    with _telling_parquet(path), Path(path).open("rb") as handle:
+        yield pq.ParquetFile(handle, page_checksum_verification=True, pre_buffer=False)
+
+
+@contextmanager
+def _telling_parquet(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise unreadable(path, error) from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:

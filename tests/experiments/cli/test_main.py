@@ -219,7 +219,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(run, place, tmp_path, capsys, mo
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rank_xmodal.data.candidate_lists.pq.write_table", full)
+    monkeypatch.setattr("rank_xmodal.data.candidate_lists.pq.ParquetWriter.write_table", full)
     run("mine", place / "data", "--direction", "t2i", "--pool", 100, "--out", tmp_path / "l.parquet", code=2)
     assert "disk is full" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
