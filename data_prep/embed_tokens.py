@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +26,11 @@ from data_prep.progress import progress_bar
 from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.data.tokens import write_tokens
 from rank_xmodal.errors import UserError
-from rank_xmodal.files.tensors import read_checked, read_tensors, write_checked
+from rank_xmodal.files.tensors import read_checked, read_tensors, read_told, write_checked
 from rank_xmodal.parallel import Executor, Serial
 
-_OURS = re.compile(r"(image|text)-\d{9}\.safetensors")
-_SHARD = 256  # images or captions in a file
+_OURS = re.compile(r"(image|text)-\d{9}(-[0-9a-f]{8})?\.safetensors")
+_BATCHES = 8  # in a file, which are encoded at the same time where there are as many cores
 _CLOSE = 2e-3  # of an embedding's entries in float16: what the parts are pooled to must be the set's own
 
 _Encode = Callable[[LocalEncoder, Sequence[Any]], Local]
@@ -50,17 +50,19 @@ def embed_tokens(
 
     Shards are kept in `.NAME.tokens` beside the set until it is whole; the same call goes on from them. Tokens of
     another path that the set already has are replaced. Where an `executor` is given, its workers encode and write the
-    shards, each with a model of its own on `device`, as in `embed`; the tokens are the same.
+    shards, each with a model of its own on `device`, as in `embed`; the tokens are the same. On a cluster the set's
+    folder lies on a disk that all machines share.
 
     Raises
     ------
     UserError
-        If the set is not of this corpus and encoder, the disk has no room, an image can't be read, or another process
-        is at it.
+        If the set is not of this corpus and encoder, the disk has no room, an image can't be read, another process
+        is at it, or a worker doesn't see the set's folder.
     """
     assert data.root is not None
     facts = {**local.image_facts, "normalised": local.normalised}
-    work = KeptWork(data.root, "tokens", {"format": 1, "fingerprint": data.fingerprint, **facts}, _OURS, say)
+    kept = {"format": 2, "fingerprint": data.fingerprint, **facts, "shard": _BATCHES * batch_size}
+    work = KeptWork(data.root, "tokens", kept, _OURS, say)
     known = data.meta.get("tokens")
     if isinstance(known, dict) and all({"normalised": True, **known}.get(key) == facts[key] for key in facts):
         say(f"{data.root}: already holds these tokens; nothing to do")
@@ -86,22 +88,22 @@ def embed_tokens(
     gpu, load = on_workers(local.encoder, executor, device)
     encoders = executor.owned(local, partial(_again, load, local.path))
     with work:
-        place = work.folder
         paths = [path.absolute() for path in corpus.paths()]
-        for side, items, encode, own in (
-            ("image", paths, _images, data.image_emb),
-            ("text", texts, LocalEncoder.texts, data.text_emb),
-        ):
-            parts = _cut(place, side, items, own, root)
-            with progress_bar(f"{side} tokens", len(items), say=say) as advance:
-                for finished in executor.map(partial(_encoding, encoders, encode, batch_size), parts, gpu=gpu):
+        images = _cut(work, "image", paths, data.image_emb)
+        captions = _cut(work, "text", texts, data.text_emb)
+        for side, shards, encode in (("image", images, _images), ("text", captions, LocalEncoder.texts)):
+            open_ = partial(_encoding, encoders, encode, batch_size)
+            with progress_bar(f"{side} tokens", sum(len(one.items) for one in shards), say=say) as advance:
+                for finished in executor.map(open_, shards, gpu=gpu):
                     advance(finished.get())
-        counts = [count for one in _shards(place, "text") for count in one["counts"].tolist()]
+        for one in images:
+            read_told(one.path)  # before the set's own tokens are replaced
+        counts = [count for one in captions for count in read_tensors(one.path)["counts"].tolist()]
         offsets = np.cumsum([0, *counts], dtype=np.int64)
         written = write_tokens(
             data,
-            (one["parts"].numpy().reshape(-1, cells, local.image_width) for one in _shards(place, "image")),
-            (one["parts"].numpy() for one in _shards(place, "text")),
+            (read_tensors(one.path)["parts"].numpy().reshape(-1, cells, local.image_width) for one in images),
+            (read_tensors(one.path)["parts"].numpy() for one in captions),
             offsets, (len(paths), cells, local.image_width, local.text_width), facts,
         )  # fmt: skip
         work.remove()
@@ -123,11 +125,16 @@ class _Shard:
     where: str
 
 
-def _cut(place: Path, side: str, items: Sequence[Any], own: np.ndarray, root: Path) -> Iterator[_Shard]:
-    for start in range(0, len(items), _SHARD):
-        rows = slice(start, start + _SHARD)
-        path = place / f"{side}-{start:09d}.safetensors"
-        yield _Shard(path, start, items[rows], np.array(own[rows]), f"{root}, {side}")
+def _cut(work: KeptWork, side: str, items: Sequence[Any], own: np.ndarray) -> list[_Shard]:
+    """Return all shards of a side. Their names tell work of other settings, whose workers may still be writing."""
+    size, of = work.settings["shard"], work.digest[:8]
+    return [
+        _Shard(
+            work.folder / f"{side}-{start:09d}-{of}.safetensors", start, items[start : start + size],
+            np.asarray(own[start : start + size]), f"{work.out}, {side}",
+        )
+        for start in range(0, len(items), size)
+    ]  # fmt: skip
 
 
 def _again(load: Callable[[], Encoder], path: TokenPath) -> LocalEncoder:
@@ -144,6 +151,7 @@ def _encoding(encoders: Callable[[], LocalEncoder], encode: _Encode, batch_size:
 
 def _write_shard(local: LocalEncoder, encode: _Encode, batch_size: int, shard: _Shard) -> int:
     """Encode a shard, unless it is there and whole; return how many items it has."""
+    KeptWork.check_seen(shard.path.parent)
     if shard.path.is_file():
         with suppress(UserError):  # cut short; made again
             read_checked(shard.path)
@@ -152,7 +160,7 @@ def _write_shard(local: LocalEncoder, encode: _Encode, batch_size: int, shard: _
     batches = [shard.items[start : start + batch_size] for start in range(0, len(shard.items), batch_size)]
     for found in computed(partial(encode, local), batches, threads_for(local.encoder.device)):
         pooled = found.pooled.cpu()
-        off = float((pooled - torch.from_numpy(shard.own[at : at + len(pooled)]).float()).abs().max())
+        off = float((pooled - torch.from_numpy(np.array(shard.own[at : at + len(pooled)])).float()).abs().max())
         if off > _CLOSE:
             raise UserError(
                 f"{shard.where} rows {shard.start + at} to {shard.start + at + len(pooled) - 1}: what these tokens are "
@@ -164,8 +172,3 @@ def _write_shard(local: LocalEncoder, encode: _Encode, batch_size: int, shard: _
         at += len(pooled)
     write_checked(shard.path, {"parts": torch.cat(parts), "counts": torch.tensor(counts)})
     return len(shard.items)
-
-
-def _shards(place: Path, side: str) -> Iterator[dict[str, torch.Tensor]]:
-    for path in sorted(place.glob(f"{side}-*.safetensors")):
-        yield read_tensors(path)

@@ -132,20 +132,28 @@ class Encoder:
         count = len(inner(text)["input_ids"]) if inner is not None else len(self.tokenizer.encode(text)) + 2
         return count > len(tokens)
 
-    def autocast(self) -> torch.autocast:
-        """Return the context of a forward pass in the encoder's precision."""
+    @contextmanager
+    def forward_pass(self, count: int) -> Iterator[None]:
+        """Let a forward pass of `count` items run in the encoder's precision.
+
+        Raises
+        ------
+        UserError
+            If they don't fit into the device's memory.
+        """
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        try:
+            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                yield
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.name}: {count} at a time don't fit into the memory of {self.device}. Lower --batch-size."
+            ) from error
 
     @torch.inference_mode()
     def _run(self, forward: Callable[..., torch.Tensor], batch: torch.Tensor, names: list[str]) -> np.ndarray:
-        try:
-            with self.autocast():
-                out = forward(batch.to(self.device))
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{self.name}: {len(batch)} at a time don't fit into the memory of {self.device}. Lower --batch-size."
-            ) from error
+        with self.forward_pass(len(batch)):
+            out = forward(batch.to(self.device))
         out = out.float()
         norm = out.norm(dim=-1, keepdim=True)
         bad = torch.nonzero(~torch.isfinite(norm[:, 0]) | (norm[:, 0] == 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 from typing_extensions import Self
 
 from rank_xmodal.errors import UserError
-from rank_xmodal.files import held, not_ours, read_json, remove, telling, write_json
+from rank_xmodal.files import held, not_ours, read_json, remove, sha256, telling, write_json
 
 _MARKER = "settings.json"
 
@@ -32,12 +33,19 @@ class KeptWork:
     ours : pattern
         Names of the files in it. A folder that holds others is nobody's to empty.
     say : callable
+
+    Attributes
+    ----------
+    out, settings
+        As given; `out` without links.
+    folder : Path
     """
 
     def __init__(
         self, out: Path, kind: str, settings: dict[str, Any], ours: re.Pattern[str], say: Callable[[str], None]
     ) -> None:
         out = Path(os.path.realpath(out))
+        self.out = out
         self.folder = out.with_name(f".{out.name}.{kind}")
         self.settings, self.say = settings, say
         self._ours = re.compile(f"{re.escape(_MARKER)}|{ours.pattern}")
@@ -62,6 +70,26 @@ class KeptWork:
     def __exit__(self, *_: object) -> None:
         """Let others have it."""
         self._held.close()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings."""
+        return sha256(json.dumps(self.settings, sort_keys=True).encode())
+
+    @staticmethod
+    def check_seen(folder: Path) -> None:
+        """Find out whether a worker sees the folder of a work, before it makes one of its own.
+
+        Raises
+        ------
+        UserError
+            If there is none.
+        """
+        if not (folder / _MARKER).is_file():
+            raise UserError(
+                f"{folder}: a worker doesn't see this folder of the command that it works for. Put --out on a disk "
+                "that all machines share."
+            )
 
     @property
     def _found(self) -> dict[str, Any] | None:

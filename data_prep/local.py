@@ -99,7 +99,7 @@ class LocalEncoder:
             If a cell is not finite, is zero and should be of length 1, or is a feature too large for float16; its image
             is called by its entry of `names`.
         """
-        with self.encoder.autocast():
+        with self.encoder.forward_pass(len(pixels)):
             pooled, cells = self._image(pixels.to(self.encoder.device))
         return self._local(pooled, list(cells.float()), [f"image {name}" for name in names])
 
@@ -113,7 +113,7 @@ class LocalEncoder:
             If a caption has no words, or a word is as a cell may not be.
         """
         tokens = self.encoder.tokenizer(list(texts)).to(self.encoder.device)
-        with self.encoder.autocast():
+        with self.encoder.forward_pass(len(texts)):
             pooled, words, inside = self._text(tokens)
         return self._local(pooled, [w[m] for w, m in zip(words.float(), inside, strict=True)], [repr(t) for t in texts])
 

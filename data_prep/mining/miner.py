@@ -102,8 +102,11 @@ def mine(
             f"{data.root or data.name}: no {direction} query of split {split!r} has a relevant candidate in its list. "
             "Increase --negatives or choose --protocol clean."
         )
-    if not found.all():  # no copies of what has nothing to lose
-        queries, rows, labels, cosine = queries[found], rows[found], labels[found], cosine[found]
+    if not found.all():  # one after the other, and none where nothing is lost: lists may fill half of the memory
+        queries = queries[found]
+        rows = rows[found]
+        labels = labels[found]
+        cosine = cosine[found]
     info: dict[str, Any] = {
         "direction": direction,
         "split": split,

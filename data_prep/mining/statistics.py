@@ -9,7 +9,7 @@ import numpy as np
 
 from rank_xmodal.data.candidate_lists import CandidateLists
 
-_LISTS, _VALUES = 16_384, 1_000_000  # at a time: lists may fill half of the memory
+_VALUES = 1_000_000  # at a time: lists may fill half of the memory
 _COLUMNS = ("mean", "std", "min", "25 %", "50 %", "75 %", "max")
 
 
@@ -27,11 +27,11 @@ def similarities(cosine: np.ndarray, labels: np.ndarray) -> dict[str, list[float
         Of "positive", "negative" and "difference": mean, standard deviation, smallest value, quartiles and largest
         value; one that has no values is left out.
     """
-    found = {}
+    found, step = {}, max(1, _VALUES // max(1, cosine.shape[1]))
     for name, chosen in _CHOSEN.items():
         values, count = np.empty(cosine.size, dtype=np.float32), 0  # what isn't filled takes no memory
-        for start in range(0, len(cosine), _LISTS):
-            part = slice(start, start + _LISTS)
+        for start in range(0, len(cosine), step):
+            part = slice(start, start + step)
             some = chosen(cosine[part], labels[part])
             values[count : count + len(some)] = some
             count += len(some)

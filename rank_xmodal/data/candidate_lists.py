@@ -17,7 +17,8 @@ from rank_xmodal.files import opened_parquet, replacing, sha256
 
 FORMAT = 1
 PADDING = -1
-_SHARD = 16_384  # lists that are written and read at a time: a file is whole in memory once, as arrays
+_SHARD = 800_000  # places in lists that are written at a time, and read: memory has the whole once, as arrays
+_LISTS = 16_384  # that are read at a time of a file in one piece, as earlier versions wrote
 _KEY = b"rank_xmodal"
 _COLUMNS = {"query": np.int32, "candidates": np.int32, "labels": np.int8, "cosine": np.float32}
 
@@ -70,8 +71,9 @@ class CandidateLists:
                 part, schema, compression="zstd", use_dictionary=False, write_page_checksum=True
             ) as writer,
         ):
-            for start in range(0, len(self), _SHARD):
-                columns = {name: getattr(self, name)[start : start + _SHARD].astype(_COLUMNS[name]) for name in kinds}
+            step = max(1, _SHARD // max(1, self.length))
+            for start in range(0, len(self), step):
+                columns = {name: getattr(self, name)[start : start + step].astype(_COLUMNS[name]) for name in kinds}
                 arrays = [
                     pa.array(rows) if rows.ndim == 1
                     else pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), self.length).cast(kinds[name])
@@ -153,7 +155,9 @@ def _arrays(file: pq.ParquetFile, path: Path) -> dict[str, np.ndarray]:
     """Read all columns, shard after shard: numbers (Q,), or lists that are equally long (Q, L)."""
     count, done = file.metadata.num_rows, 0
     arrays: dict[str, np.ndarray] = {name: np.empty(0, dtype=dtype) for name, dtype in _COLUMNS.items()}
-    for batch in file.iter_batches(_SHARD, use_threads=False, columns=list(_COLUMNS)):
+    shards = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    step = max(1, min(_LISTS, max(shards, default=1)))
+    for batch in file.iter_batches(step, use_threads=False, columns=list(_COLUMNS)):
         for name, dtype in _COLUMNS.items():
             try:
                 values, lengths = _values(batch.column(name), name)

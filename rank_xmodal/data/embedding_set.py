@@ -36,7 +36,7 @@ _IMAGES = {"image_id": "str", "path": "str", "split": "str"}
 _TEXTS = {"text_id": "str", "text": "str", "split": "str"}
 _RELEVANCE = {"image": "int32", "text": "int32", "grade": "uint8"}
 _WORDS = 65_536  # rows of a table hashed at a time
-_LOOKED_UP = 8_192  # lists whose grades are looked up at a time: each pair takes some 50 bytes on the way
+_LOOKED_UP = 500_000  # pairs whose grades are looked up at a time: each takes some 50 bytes on the way
 _FILES = ("meta.json", "image_emb.npy", "text_emb.npy", "images.parquet", "texts.parquet", "relevance.parquet")
 
 
@@ -194,8 +194,9 @@ class EmbeddingSet:
         """Return the grade of each pair, (Q,) and (Q, L) rows -> (Q, L) int8; 0 where none is known, -1 at row -1."""
         matrix = self.relevance_matrix(direction)
         grades = np.empty(candidate_rows.shape, dtype=np.int8)
-        for start in range(0, len(grades), _LOOKED_UP):
-            part = slice(start, start + _LOOKED_UP)
+        step = max(1, _LOOKED_UP // max(1, grades.shape[1]))
+        for start in range(0, len(grades), step):
+            part = slice(start, start + step)
             safe = np.maximum(candidate_rows[part], 0)
             found = np.asarray(matrix[np.repeat(query_rows[part], safe.shape[1]), safe.reshape(-1)])
             grades[part] = np.where(candidate_rows[part] < 0, -1, found.reshape(safe.shape))

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from rank_xmodal.errors import UserError
+from rank_xmodal.errors import UserError, first_line
 
 _LONGEST = 1 << 20  # bytes of settings: what is longer is something else, and may never end
 _JSON = 1 << 30  # bytes of JSON: COCO's captions are 144 MB
@@ -214,7 +214,11 @@ def _telling_parquet(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise unreadable(path, error) from error
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    except MemoryError as error:  # Arrow's is one, too
+        raise UserError(
+            f"{path}: doesn't fit into memory ({first_line(error)}). If it is whole, use a machine with more."
+        ) from error
+    except (pa.ArrowException, OSError, ValueError) as error:
         why = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not a readable Parquet file ({why}). Delete it and make it again.") from error
 

@@ -94,7 +94,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(mine, "__kwdefaults__", {**mine.__kwdefaults__, "block": 300})
     monkeypatch.setattr("experiments.results.sharing._QUERIES", 64)
     monkeypatch.setattr("data_prep.embed_sharing._BATCHES", 2)
-    monkeypatch.setattr("data_prep.embed_tokens._SHARD", 24)
+    monkeypatch.setattr("data_prep.embed_tokens._BATCHES", 3)
 
 
 @each_way

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from rank_xmodal.data.embedding_set import EmbeddingSet
 from rank_xmodal.data.tokens import Tokens, write_tokens
 from rank_xmodal.errors import UserError
 from rank_xmodal.lists.bags import TokenTable
+from rank_xmodal.parallel import Serial
 from rank_xmodal.training.crossfit import inner_folds
 
 
@@ -27,7 +29,7 @@ def made(corpus, encoder, tmp_path, said):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(module, "_SHARD", 4)
+    monkeypatch.setattr(module, "_BATCHES", 1)
 
 
 def test_tokens_stand_beside_the_embeddings(corpus, encoder, made, said):
@@ -223,6 +225,49 @@ def test_interrupted_it_goes_on_and_ends_in_the_same_bytes(corpus, encoder, made
     assert not shard.exists()
     for name in ("image_tokens.npy", "text_tokens.npy", "text_offsets.npy"):
         assert (made.root / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so_and_the_old_tokens_stay(
+    corpus, encoder, made, said, monkeypatch
+):
+    class Elsewhere(Serial):
+        def map(self, open_, parts, **options):
+            return super().map(open_, (replace(one, path=away / one.path.name) for one in parts), **options)
+
+    embed_tokens(corpus, LocalEncoder(encoder, "values"), made, say=said)
+    whole, away = EmbeddingSet.open(made.root), made.root.parent / "another-machine"
+    with pytest.raises(UserError, match=r"another-machine: a worker doesn't see this folder.*all machines share"):
+        embed_tokens(corpus, LocalEncoder(encoder, "last"), whole, say=said, executor=Elsewhere())
+    assert not away.exists()
+    assert Tokens.open(EmbeddingSet.open(made.root)).facts["path"] == "values"
+
+
+def test_a_shard_that_went_missing_costs_no_tokens(corpus, encoder, made, said, monkeypatch):
+    class Loses(Serial):
+        def map(self, open_, parts, **options):
+            yield from super().map(open_, parts, **options)
+            parts[0].path.unlink()
+
+    embed_tokens(corpus, LocalEncoder(encoder, "values"), made, say=said)
+    with pytest.raises(UserError, match=r"image-0{9}-.*no such file"):
+        embed_tokens(corpus, LocalEncoder(encoder, "last"), EmbeddingSet.open(made.root), say=said, executor=Loses())
+    assert Tokens.open(EmbeddingSet.open(made.root)).facts["path"] == "values"
+
+
+def test_shards_of_other_settings_have_other_names(corpus, encoder, made, said, monkeypatch):
+    """A worker of a call that failed may write its last shard when the next call has begun."""
+    names = set()
+
+    class Noting(Serial):
+        def map(self, open_, parts, **options):
+            assert not names & {one.path for one in parts}
+            names.update(one.path for one in parts)
+            return super().map(open_, parts, **options)
+
+    for path in ("values", "last"):
+        embed_tokens(corpus, LocalEncoder(encoder, path), EmbeddingSet.open(made.root), say=said, executor=Noting())
+    embed_tokens(corpus, LocalEncoder(encoder), EmbeddingSet.open(made.root), batch_size=3, say=said, executor=Noting())
+    assert len(names) > 8
 
 
 def test_tokens_of_another_encoder_are_refused(corpus, encoder, made, said):

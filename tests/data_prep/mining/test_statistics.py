@@ -6,7 +6,6 @@ from data_prep.mining.statistics import similarities
 
 
 def test_similarities_gathered_in_parts_are_those_of_the_whole(monkeypatch):
-    monkeypatch.setattr("data_prep.mining.statistics._LISTS", 7)
     monkeypatch.setattr("data_prep.mining.statistics._VALUES", 50)
     rng = np.random.default_rng(0)
     cosine = rng.random((40, 9), dtype=np.float32)

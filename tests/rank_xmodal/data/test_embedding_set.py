@@ -201,7 +201,7 @@ def test_lists_survive_the_disk_and_pandas_reads_them(tmp_path):
 
 
 def test_lists_of_several_shards_survive_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("rank_xmodal.data.candidate_lists._SHARD", 4)
+    monkeypatch.setattr("rank_xmodal.data.candidate_lists._SHARD", 12)
     rng = np.random.default_rng(0)
     many = lists(
         query=np.arange(11, dtype=np.int32), candidates=rng.integers(0, 99, (11, 3), dtype=np.int32),
@@ -211,18 +211,20 @@ def test_lists_of_several_shards_survive_the_disk(tmp_path, monkeypatch):
     assert pq.ParquetFile(tmp_path / "l.parquet").num_row_groups == 3
     assert CandidateLists.read(tmp_path / "l.parquet").digest == many.digest
     pq.write_table(pq.read_table(tmp_path / "l.parquet"), tmp_path / "one.parquet")  # as earlier versions did
+    monkeypatch.setattr("rank_xmodal.data.candidate_lists._LISTS", 4)
     assert pq.ParquetFile(tmp_path / "one.parquet").num_row_groups == 1
     assert CandidateLists.read(tmp_path / "one.parquet").digest == many.digest
 
 
 def test_a_list_of_another_length_is_named_in_whatever_shard_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("rank_xmodal.data.candidate_lists._SHARD", 2)
+    monkeypatch.setattr("rank_xmodal.data.candidate_lists._SHARD", 6)
     place = tmp_path / "l.parquet"
     lists().write(place)
     table = pq.read_table(place)
     frame = pd.concat([table.to_pandas()] * 3, ignore_index=True)
     frame.at[5, "labels"] = np.array([1, 0], np.int8)
     pq.write_table(pa.Table.from_pandas(frame, table.schema, preserve_index=False), place)
+    monkeypatch.setattr("rank_xmodal.data.candidate_lists._LISTS", 2)
     with pytest.raises(UserError, match="row 5 has 2 labels, row 0 has 3"):
         CandidateLists.read(place)
     frame.at[5, "labels"] = None
@@ -263,11 +265,22 @@ print(own() - before)
     assert beyond["read"] < 270
 
 
+def test_lists_too_large_for_memory_are_not_told_broken(tmp_path, monkeypatch):
+    lists().write(tmp_path / "l.parquet")
+
+    def full(*arguments, **options):
+        raise MemoryError("Unable to allocate 46 GiB")
+
+    monkeypatch.setattr("rank_xmodal.data.candidate_lists.np.empty", full)
+    with pytest.raises(UserError, match=r"doesn't fit into memory .*46 GiB"):
+        CandidateLists.read(tmp_path / "l.parquet")
+
+
 def test_grades_are_the_same_looked_up_part_after_part(monkeypatch):
     data = small()
     rows, candidates = np.array([0, 1, 2, 0]), np.array([[0, 1, -1], [1, 2, 0], [2, -1, -1], [1, 0, 2]])
     whole = data.grades("t2i", rows, candidates)
-    monkeypatch.setattr("rank_xmodal.data.embedding_set._LOOKED_UP", 3)
+    monkeypatch.setattr("rank_xmodal.data.embedding_set._LOOKED_UP", 6)
     np.testing.assert_array_equal(data.grades("t2i", rows, candidates), whole)
     assert (whole > 0).any()
     assert ((whole < 0) == (candidates < 0)).all()
