@@ -194,7 +194,7 @@ class EmbeddingSet:
         """Return the grade of each pair, (Q,) and (Q, L) rows -> (Q, L) int8; 0 where none is known, -1 at row -1."""
         matrix = self.relevance_matrix(direction)
         grades = np.empty(candidate_rows.shape, dtype=np.int8)
-        step = max(1, _LOOKED_UP // max(1, grades.shape[1]))
+        step = max(1, _LOOKED_UP // max(1, candidate_rows.shape[-1]))
         for start in range(0, len(grades), step):
             part = slice(start, start + step)
             safe = np.maximum(candidate_rows[part], 0)

@@ -15,7 +15,7 @@ import torch
 
 from rank_xmodal.data.embedding_set import Direction, EmbeddingSet
 from rank_xmodal.retrieval.first_stage import Opposite, retriever_of
-from rank_xmodal.retrieval.retriever import Space
+from rank_xmodal.retrieval.retriever import Retriever, Space
 
 NEIGHBOURS = 10  # the k of CSLS
 # The sharpness of the inverted softmax (Smith et al. 2017, arXiv 1702.03859) in the cosines of CLIP, whose own
@@ -23,6 +23,7 @@ NEIGHBOURS = 10  # the k of CSLS
 TEMPERATURE = 0.02
 # Kept beside those ten, so that ten remain when a training query and its siblings are left out.
 _SPARE = 10
+_BLOCK = 65_536  # training candidates whose neighbours are looked for at a time
 LARGEST = 20_000  # queries in a bank; more change a candidate's ten nearest little and cost memory at every start
 
 
@@ -105,16 +106,16 @@ def neighbours(
         Where they are to be compared; None to compare them as they are.
     """
     spare = 0 if own is None else int(np.diff(own.indptr).max(initial=0))
-    rows, cosine = _nearest(candidates, bank, min(NEIGHBOURS + spare, len(bank)), space)
+    rows, cosine = _indexed(bank, space).top(candidates, min(NEIGHBOURS + spare, len(bank)))
     if own is not None and spare:
         cosine, order = _without(own.tocoo(), rows, cosine, len(bank))
         rows, cosine = (np.take_along_axis(table, order[:, :NEIGHBOURS], 1) for table in (rows, cosine))
     return Neighbours(torch.from_numpy(cosine), torch.full(rows.shape, -1, dtype=torch.int64))
 
 
-def _nearest(candidates: np.ndarray, bank: np.ndarray, k: int, space: Space | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return each candidate's k nearest of the bank, rows (n, k) and cosines (n, k)."""
-    return retriever_of(None if space is None else Opposite(space)).index(bank).top(candidates, k)
+def _indexed(bank: np.ndarray, space: Space | None) -> Retriever:
+    """Return what finds candidates' nearest of the bank."""
+    return retriever_of(None if space is None else Opposite(space)).index(bank)
 
 
 def own_queries(
@@ -161,15 +162,18 @@ def training_neighbours(
     matrix = data.relevance_matrix(direction)[bank_rows][:, candidate_rows].T.tocsr()  # candidates x bank
     own = int(np.diff(matrix.indptr).max(initial=0))
     k = min(NEIGHBOURS + _SPARE + own, len(bank_rows))
-    candidates = np.asarray(data.candidates(direction)[candidate_rows])
-    rows, cosine = _nearest(candidates, data.queries(direction)[bank_rows], k, space)
-    cosine, order = _without(matrix.tocoo(), rows, cosine, len(bank_rows))
-    order = order[:, : NEIGHBOURS + _SPARE]
-    groups = query_groups(data, direction)[bank_rows[rows]]
-    return Neighbours(
-        torch.from_numpy(np.take_along_axis(cosine, order, 1)),
-        torch.from_numpy(np.take_along_axis(groups, order, 1)),
-    )
+    index = _indexed(data.queries(direction)[bank_rows], space)
+    group = query_groups(data, direction)[bank_rows]
+    shape = len(candidate_rows), min(NEIGHBOURS + _SPARE, k)
+    cosines, groups = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
+    for start in range(0, shape[0], _BLOCK):
+        part = slice(start, start + _BLOCK)
+        rows, cosine = index.top(np.asarray(data.candidates(direction)[candidate_rows[part]]), k)
+        cosine, order = _without(matrix[part].tocoo(), rows, cosine, len(bank_rows))
+        order = order[:, : shape[1]]
+        cosines[part] = np.take_along_axis(cosine, order, 1)
+        groups[part] = np.take_along_axis(group[rows], order, 1)
+    return Neighbours(torch.from_numpy(cosines), torch.from_numpy(groups))
 
 
 def leave_out(cosine: torch.Tensor, group: torch.Tensor, query_group: torch.Tensor) -> torch.Tensor:
