@@ -260,3 +260,13 @@ def test_a_query_with_a_twin_in_the_bank_is_known_again(corpus):
     for text in (0, 1):
         if asked[text] < 2:
             assert {0, 1} <= set(own[asked[text]].indices.tolist())
+
+
+def test_training_neighbours_are_the_same_in_blocks(corpus, monkeypatch):
+    bank, candidates = np.arange(0, 20, 2), np.arange(5)
+    whole = training_neighbours(corpus.data, "t2i", bank, candidates)
+    monkeypatch.setattr("rank_xmodal.retrieval.query_bank._BLOCK", 2)
+    found = training_neighbours(corpus.data, "t2i", bank, candidates)
+    assert whole.cosine.shape == found.cosine.shape == (5, 10)
+    assert torch.equal(found.cosine, whole.cosine)
+    assert torch.equal(found.group, whole.group)
