@@ -87,7 +87,7 @@ paper: setup  ## The paper's Table 2, four losses and all baselines on the same 
 baselines: setup  ## CLIP, CSLS, CCA, DCCA, CMPM, VSE++ and our ranker on CLIP's top 51 of the test gallery
 	$(TABLE) --baselines
 
-bench: setup  ## Our stages against allRank, sentence-transformers and faiss; exits with 1 if a ratio is missed (most of an hour)
+bench: setup  ## Our stages against allRank, sentence-transformers and faiss; exits with 1 if a ratio is missed (about an hour)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	TQDM_DISABLE=1 $(BIN)/python -W ignore -m benchmarks
 
