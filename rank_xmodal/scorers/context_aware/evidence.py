@@ -183,6 +183,7 @@ class Evidence:
         like = centred @ self._predicted.known.float().T
         itself, asked = self._own(like)
         answer = F.normalize(self._predicted.answer(like.masked_fill_(itself, -torch.inf)), dim=-1)
+        del like, itself  # as large as a block, of which one is held at a time
         sides = [
             (candidates, bank), (centred, bank_centred), (turned @ self.query_gaussian.T, bank_centred),
             *((candidates + candidates @ move, bank) for move in self.moves), (other / length[:, None], bank_mapped),
@@ -200,7 +201,8 @@ class Evidence:
             hubs.append(hubness(near))
             if name == "cosine":
                 few = hubness(near[:, :_FEW])
-                spread = torch.logsumexp(_SHARPNESS * found, 1).clamp(min=-_SHARPNESS) - math.log(found.shape[1])
+                spread = found.mul_(_SHARPNESS).logsumexp(1).clamp(min=-_SHARPNESS) - math.log(found.shape[1])
+            del found
         return torch.cat([answer, factors, torch.stack([*hubs, few, spread / _SHARPNESS, own], -1)], -1)
 
     def features(self, query: Tensor, candidates: Tensor, alone: Tensor) -> Tensor:
